@@ -1,0 +1,57 @@
+# Everything a newcomer or CI calls. `make help` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check fix bench proto proto-release clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The virtual environment is made again when what it is made from changes; `.ready` marks success.
+$(READY): pyproject.toml constraints.txt
+	@echo "==> installing into $(VENV) (torch is large: a minute or more the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "regard needs Python 3.11 or newer, $(PYTHON) is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## start a server, compare the sample photographs through the client, stop it
+	@$(BIN)/python deploy/demo.py
+
+serve: $(READY)  ## keep a server in the foreground
+	@$(BIN)/regard serve
+
+test: $(READY)  ## run every test
+	$(BIN)/pytest
+
+check: $(READY)  ## everything that can be said without running: style, types, walls, protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/python proto/generate.py --descriptors build/regard.binpb
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/buf lint build/regard.binpb --config buf.yaml --path regard_proto
+	$(BIN)/buf breaking build/regard.binpb --against proto/released.binpb --config buf.yaml --path regard_proto
+
+fix: $(READY)  ## let the tools mend what they can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format --write proto
+
+bench: $(READY)  ## measure a served model against the same model in a plain loop
+	$(BIN)/python tests/benchmarks/serving.py
+
+proto: $(READY)  ## make the generated code from the .proto files
+	$(BIN)/python proto/generate.py
+
+proto-release: $(READY)  ## freeze today's API as the one that `buf breaking` compares with
+	$(BIN)/python proto/generate.py --descriptors proto/released.binpb
+
+clean:  ## remove everything that these targets made
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results

@@ -1,0 +1,1 @@
+"""The client of regard: images in, feature vectors out."""

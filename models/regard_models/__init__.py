@@ -1,0 +1,1 @@
+"""Backbones with attention, their weights, and how images are made ready for them."""

@@ -1,0 +1,156 @@
+"""The one table of element types, and arrays to and from `Tensor` messages.
+
+    DataType    numpy      bits  on the wire
+    UINT8       uint8        8   as it is
+    INT8        int8         8   times Tensor.scale
+    FLOAT16     float16     16   little-endian IEEE 754
+    BFLOAT16    -           16   the upper half of a float32, little-endian
+    FLOAT32     float32     32   little-endian IEEE 754
+    BIT         bool         1   packed along the last axis, most significant bit first
+
+numpy has no bfloat16: it is read and written as float32 here. Arrays that come back from `to_array` share
+memory with the message where the element type allows it, and are then read-only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from regard_proto.v1 import features_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """How the elements of one `DataType` lie in `Tensor.data`."""
+
+    name: str
+    storage: np.dtype[Any]
+    bits: int
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """Return how many bytes a tensor of this shape takes; rows of bits are padded to whole bytes."""
+        if self.bits >= 8:  # noqa: PLR2004 - a byte
+            return math.prod(shape) * self.bits // 8
+        rows, columns = (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+        return rows * ((columns * self.bits + 7) // 8)
+
+
+ELEMENT_TYPES: Final = MappingProxyType(
+    {
+        pb.DATA_TYPE_UINT8: ElementType("uint8", np.dtype("u1"), 8),
+        pb.DATA_TYPE_INT8: ElementType("int8", np.dtype("i1"), 8),
+        pb.DATA_TYPE_FLOAT16: ElementType("float16", np.dtype("<f2"), 16),
+        pb.DATA_TYPE_BFLOAT16: ElementType("bfloat16", np.dtype("<u2"), 16),
+        pb.DATA_TYPE_FLOAT32: ElementType("float32", np.dtype("<f4"), 32),
+        pb.DATA_TYPE_BIT: ElementType("bit", np.dtype("u1"), 1),
+    }
+)
+
+
+class MalformedTensorError(ValueError):
+    """A `Tensor` message whose fields contradict each other."""
+
+
+def check(tensor: pb.Tensor) -> ElementType:
+    """Return the element type of a tensor whose data has the length that its type and shape imply.
+
+    Raises:
+        MalformedTensorError: the type is unknown, or the length is another.
+    """
+    element = ELEMENT_TYPES.get(tensor.dtype)
+    if element is None:
+        known = ", ".join(each.name for each in ELEMENT_TYPES.values())
+        raise MalformedTensorError(f"tensor has no known dtype ({tensor.dtype}); expected one of {known}")
+    expected = element.nbytes(tensor.shape)
+    if len(tensor.data) != expected:
+        raise MalformedTensorError(
+            f"tensor of dtype {element.name} and shape {tuple(tensor.shape)} holds {len(tensor.data)} bytes; "
+            f"expected {expected}"
+        )
+    return element
+
+
+def to_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor's values: `shape` as sent, integers scaled to float32, bits as bool.
+
+    Raises:
+        MalformedTensorError: see `check`.
+    """
+    element = check(tensor)
+    shape = tuple(tensor.shape)
+    stored = np.frombuffer(tensor.data, element.storage)
+    if tensor.dtype == pb.DATA_TYPE_BIT:
+        rows = stored.reshape(*shape[:-1], -1) if math.prod(shape) else stored.reshape(*shape[:-1], 0)
+        columns = shape[-1] if shape else 1
+        return np.unpackbits(rows, axis=-1, count=columns).astype(np.bool_).reshape(shape)
+    if tensor.dtype == pb.DATA_TYPE_BFLOAT16:
+        return (stored.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if tensor.dtype == pb.DATA_TYPE_INT8:
+        return (stored.astype(np.float32) * np.float32(tensor.scale)).reshape(shape)
+    return stored.reshape(shape)
+
+
+def from_array(array: npt.NDArray[Any], dtype: pb.DataType = pb.DATA_TYPE_FLOAT32) -> pb.Tensor:
+    """Write an array of numbers as a tensor of the given type, shape kept.
+
+    Raises:
+        MalformedTensorError: the type is unspecified or unknown.
+    """
+    write = _WRITERS.get(dtype)
+    if write is None:
+        raise MalformedTensorError(f"no dtype {dtype}")
+    data, scale = write(array)
+    return pb.Tensor(dtype=dtype, shape=array.shape, data=data, scale=scale)
+
+
+def _write_int8(array: npt.NDArray[Any]) -> tuple[bytes, float]:
+    largest = float(np.abs(array).max(initial=0.0))
+    # The scale travels as float32; dividing by that very value keeps the largest element at ±127.
+    scale = float(np.float32(largest / 127)) or 1.0
+    return np.clip(np.rint(array / scale), -127, 127).astype(np.int8).tobytes(), scale
+
+
+def _write_bfloat16(array: npt.NDArray[Any]) -> tuple[bytes, float]:
+    single = np.ascontiguousarray(array, np.float32)
+    bits = single.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+    halves = np.where(np.isnan(single), 0x7FC0, rounded)  # the sum above could carry a NaN into ±0
+    return halves.astype("<u2").tobytes(), 0.0
+
+
+def _write_bits(array: npt.NDArray[Any]) -> tuple[bytes, float]:
+    return np.packbits(np.atleast_1d(array) > 0, axis=-1).tobytes(), 0.0
+
+
+def _write_float16(array: npt.NDArray[Any]) -> tuple[bytes, float]:
+    with np.errstate(over="ignore"):  # beyond ±65504 becomes infinite, as the API says
+        return array.astype("<f2").tobytes(), 0.0
+
+
+_WRITERS: Final = MappingProxyType(
+    {
+        pb.DATA_TYPE_UINT8: lambda array: (array.astype("u1").tobytes(), 0.0),
+        pb.DATA_TYPE_INT8: _write_int8,
+        pb.DATA_TYPE_FLOAT16: _write_float16,
+        pb.DATA_TYPE_BFLOAT16: _write_bfloat16,
+        pb.DATA_TYPE_FLOAT32: lambda array: (array.astype("<f4", copy=False).tobytes(), 0.0),
+        pb.DATA_TYPE_BIT: _write_bits,
+    }
+)
+
+# What `Encoding` names is the same table; unspecified is float32.
+ENCODING_TYPES: Final = MappingProxyType(
+    {
+        pb.ENCODING_UNSPECIFIED: pb.DATA_TYPE_FLOAT32,
+        pb.ENCODING_FLOAT32: pb.DATA_TYPE_FLOAT32,
+        pb.ENCODING_FLOAT16: pb.DATA_TYPE_FLOAT16,
+        pb.ENCODING_BFLOAT16: pb.DATA_TYPE_BFLOAT16,
+        pb.ENCODING_INT8: pb.DATA_TYPE_INT8,
+        pb.ENCODING_BINARY: pb.DATA_TYPE_BIT,
+    }
+)

@@ -1,0 +1,1 @@
+"""The service: the way of a request is admit, decode, batch, run, split, encode."""
