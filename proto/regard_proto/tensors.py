@@ -95,7 +95,7 @@ def to_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
     return stored.reshape(shape)
 
 
-def from_array(array: npt.NDArray[Any], dtype: pb.DataType = pb.DATA_TYPE_FLOAT32) -> pb.Tensor:
+def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_TYPE_FLOAT32) -> pb.Tensor:
     """Write an array of numbers as a tensor of the given type, shape kept.
 
     Raises:
