@@ -1,0 +1,200 @@
+"""A model with everything that serving it needs, and the file that it lives in.
+
+The file is safetensors: the tensors under their state-dict keys, and in its metadata the spec, the
+preprocessing, where the weights came from and whether they were trained. Reading it executes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from regard_models.backbones import ResNet
+from regard_models.errors import WeightsError
+from regard_models.preprocessing import Preprocessing
+from regard_models.registry import MODELS, build, entry
+from regard_models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+FORMAT = "regard-model-1"
+SHOWN = 5
+"""How many differing keys an error names."""
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model ready to serve.
+
+    Attributes:
+        name: what callers ask for.
+        model: the network, in eval mode, on the CPU, float32.
+        preprocessing: how its images are made ready.
+        architecture: the canonical JSON of its spec.
+        trained: False where the weights are only a seed's.
+        weights: what they are, for people: a file's name, or "seed 0, untrained".
+        weights_sha256: over keys, shapes, dtypes and bytes in the order of the keys, hexadecimal.
+        min_side: the smallest height and width the trunk accepts.
+        parameters: how many there are.
+    """
+
+    name: str
+    model: ResNet
+    preprocessing: Preprocessing
+    architecture: str
+    trained: bool
+    weights: str
+    weights_sha256: str
+    min_side: int
+    parameters: int
+
+
+def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -> ModelBundle:
+    """Load a model by registered name or from a file that `save_bundle` or `regard convert` wrote.
+
+    Args:
+        source: a registered name, whose weights are then drawn from `seed`, or a .safetensors file's path.
+        name: what callers shall ask for; by default the registered name or the file's stem.
+        seed: for untrained weights; the same seed gives the same weights everywhere.
+
+    Raises:
+        UnknownModelError: neither a registered name nor a path.
+        WeightsError: the file is missing, is none of ours, or its tensors do not fit its spec.
+    """
+    if str(source) in MODELS or not _is_path(source):
+        known = entry(str(source))
+        model = build(known.spec, seed)
+        return _bundle(
+            name or str(source), model, known.preprocessing, trained=False, weights=f"seed {seed}, untrained"
+        )
+    path = Path(source)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(
+            f"{path}: no model of ours (its metadata lacks format={FORMAT}); use `regard convert` first"
+        )
+    with torch.device("meta"):
+        model = ResNet(ModelSpec.from_json(metadata["spec"]))
+    load_strictly(model, tensors, where=str(path))
+    preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    return _bundle(
+        name or path.stem, model, preprocessing, trained=metadata["trained"] == "true", weights=path.name
+    )
+
+
+def save_bundle(
+    path: str | Path,
+    model: ResNet,
+    *,
+    preprocessing: Preprocessing | None = None,
+    source: str = "",
+    trained: bool = False,
+) -> None:
+    """Write a model to a .safetensors file that `load_bundle` reads.
+
+    Args:
+        path: where to; replaced if it is there.
+        model: what to write.
+        preprocessing: ImageNet's usual at the model's input size by default.
+        source: where the weights come from, for people.
+        trained: whether they are more than a seed's.
+    """
+    ready = preprocessing or Preprocessing().resized(model.spec.input_size)
+    metadata = {
+        "format": FORMAT,
+        "spec": model.spec.to_json(),
+        "preprocessing": ready.to_json(),
+        "source": source,
+        "trained": "true" if trained else "false",
+    }
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
+    save_file(tensors, str(path), metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises:
+        WeightsError: there is no such file, or it is not safetensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
+    except SafetensorError as cause:
+        raise WeightsError(f"{path}: not a safetensors file ({cause})") from cause
+
+
+def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Put tensors into a model, which may be on the meta device, if every key and every shape fits.
+
+    The tensors are taken over as they are, never copied into the old ones, so aliased parameters cannot
+    overwrite each other.
+
+    Raises:
+        WeightsError: naming the first few keys that are missing, unexpected or of another shape.
+    """
+    expected = model.state_dict()
+    faults = [
+        *_listed("missing", expected.keys() - tensors.keys()),
+        *_listed("unexpected", tensors.keys() - expected.keys()),
+        *_listed(
+            "of another shape",
+            (
+                f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+                for key in expected.keys() & tensors.keys()
+                if tensors[key].shape != expected[key].shape
+            ),
+        ),
+    ]
+    if faults:
+        raise WeightsError(f"{where} does not fit the model: " + "; ".join(faults))
+    fitted = {key: tensors[key].to(expected[key].dtype).contiguous() for key in expected}
+    model.load_state_dict(fitted, assign=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash keys, dtypes, shapes and bytes, in the order of the keys."""
+    sha = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        sha.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _is_path(source: str | Path) -> bool:
+    return isinstance(source, Path) or source.endswith(".safetensors") or "/" in source
+
+
+def _listed(fault: str, names: Iterable[str]) -> list[str]:
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:SHOWN]) + (", …" if len(ordered) > SHOWN else "")
+    return [f"{len(ordered)} {fault} ({shown})"] if ordered else []
+
+
+def _bundle(
+    name: str, model: ResNet, preprocessing: Preprocessing, *, trained: bool, weights: str
+) -> ModelBundle:
+    model.eval()
+    return ModelBundle(
+        name=name,
+        model=model,
+        preprocessing=preprocessing,
+        architecture=model.spec.to_json(),
+        trained=trained,
+        weights=weights,
+        weights_sha256=digest(model.state_dict()),
+        min_side=model.min_side,
+        parameters=sum(each.numel() for each in model.parameters()),
+    )

@@ -1,0 +1,105 @@
+"""Bundles: weights from a seed, weights in a file, and files that are refused."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import regard_models
+from regard_models import Preprocessing, UnknownModelError, WeightsError, load_bundle, save_bundle
+
+
+def test_a_seed_decides_the_weights_and_nothing_else_does():
+    """The same seed gives the same weights, and drawing them leaves torch's random state alone."""
+    state = torch.random.get_rng_state()
+    first = load_bundle("resnet_tiny", seed=3)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.manual_seed(99)
+    assert load_bundle("resnet_tiny", seed=3).weights_sha256 == first.weights_sha256
+    assert load_bundle("resnet_tiny", seed=4).weights_sha256 != first.weights_sha256
+
+
+def test_create_follows_torchs_seed():
+    """`create` draws its weights from torch's global random state, as a module does."""
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        weights.append(regard_models.create("resnet_tiny").fc.weight)
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], regard_models.create("resnet_tiny").fc.weight)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", [name for name in regard_models.list_models() if name.endswith("_mini")])
+def test_untrained_features_are_finite_and_tell_pictures_apart(name):
+    """A small model's seeded weights give finite features that differ from picture to picture."""
+    bundle = load_bundle(name)
+    assert (bundle.trained, bundle.weights) == (False, "seed 0, untrained")
+    features = bundle.model.extract(torch.randn(3, 3, 64, 64), ["embedding"])["embedding"]
+    assert features.isfinite().all()
+    assert features.std(0).mean() > 0.01 * features.std()
+
+
+def test_a_saved_model_comes_back_the_same(tmp_path):
+    """A file carries weights, spec, preprocessing and whether they were trained."""
+    model = regard_models.create("resnet_tiny", num_classes=4, input_size=48).eval()
+    ready = Preprocessing(48, 48, 56, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    save_bundle(tmp_path / "mine.safetensors", model, preprocessing=ready, source="here", trained=True)
+    bundle = load_bundle(tmp_path / "mine.safetensors")
+    assert (bundle.name, bundle.trained, bundle.weights) == ("mine", True, "mine.safetensors")
+    assert bundle.preprocessing == ready
+    assert bundle.model.spec == model.spec
+    assert bundle.architecture == model.spec.to_json()
+    assert bundle.parameters == sum(each.numel() for each in model.parameters())
+    x = torch.randn(1, 3, 48, 48)
+    assert torch.equal(bundle.model(x), model(x))
+    assert (
+        load_bundle(str(tmp_path / "mine.safetensors"), name="other").weights_sha256 == bundle.weights_sha256
+    )
+
+
+def test_preprocessing_follows_an_overridden_input_size(tmp_path):
+    """Without a preprocessing of its own a file gets ImageNet's usual at the model's input size."""
+    save_bundle(tmp_path / "m.safetensors", regard_models.create("resnet_tiny", input_size=(32, 64)))
+    ready = load_bundle(tmp_path / "m.safetensors").preprocessing
+    assert (ready.height, ready.width, ready.resize) == (32, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensors: tensors.pop("fc.bias"), r"1 missing \(fc.bias\)"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
+        (lambda tensors: tensors.update({"fc.bias": torch.zeros(9)}), r"fc.bias \(9,\) instead of \(10,\)"),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+def test_files_that_do_not_fit_are_refused_by_key(tmp_path, spoil, message):
+    """A file whose tensors do not fit its spec is refused, naming the keys that differ."""
+    model = regard_models.create("resnet_tiny")
+    path = tmp_path / "m.safetensors"
+    save_bundle(path, model)
+    tensors = load_file(path)
+    spoil(tensors)
+    metadata = {
+        "format": "regard-model-1",
+        "spec": model.spec.to_json(),
+        "preprocessing": Preprocessing().to_json(),
+        "trained": "false",
+    }
+    save_file(tensors, path, metadata)
+    with pytest.raises(WeightsError, match=message):
+        load_bundle(path)
+
+
+def test_what_is_no_model_file_is_refused(tmp_path):
+    """Unknown names, missing files, other people's safetensors and rubbish are told apart."""
+    with pytest.raises(UnknownModelError, match="did you mean resnet_tiny"):
+        load_bundle("resnet_tinny")
+    with pytest.raises(WeightsError, match="no such file"):
+        load_bundle(tmp_path / "none.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="regard convert"):
+        load_bundle(tmp_path / "other.safetensors")
+    (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_bundle(tmp_path / "rubbish.safetensors")
