@@ -1,0 +1,52 @@
+"""Admit: how much may be inside the server at once, counted in images and in bytes.
+
+Everything behind this door is bounded by it: the decode pool's backlog, the queue, and the memory that
+both hold. What does not fit is refused at once, with the time after which to try again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from regard_server.errors import OverloadedError
+
+# Long enough that a refused caller does not come straight back, short beside any useful deadline.
+RETRY_AFTER_S = 0.1
+
+
+class Admission:
+    """Permits for images and a budget of bytes; used from the event loop only."""
+
+    def __init__(self, *, max_images: int, max_bytes: int) -> None:
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self.images = 0
+        self.bytes = 0
+
+    @contextmanager
+    def admit(self, *, images: int, size_bytes: int) -> Iterator[None]:
+        """Hold room for a request while it is being served.
+
+        A request larger than the whole budget is let in alone rather than never.
+
+        Raises:
+            OverloadedError: there is no room now.
+        """
+        if self.images and self.images + images > self._max_images:
+            raise OverloadedError(
+                f"{self.images} images are being served and {images} more were sent; "
+                f"the limit is {self._max_images} at once. Try again, or add replicas",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if self.bytes and self.bytes + size_bytes > self._max_bytes:
+            raise OverloadedError(
+                f"{self.bytes} bytes are being served and {size_bytes} more were sent; "
+                f"the limit is {self._max_bytes} at once. Try again, or add replicas",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self.images += images
+        self.bytes += size_bytes
+        try:
+            yield
+        finally:
+            self.images -= images
+            self.bytes -= size_bytes

@@ -1,0 +1,218 @@
+"""The server, put together from its parts.
+
+    settings ─→ Server(settings) ─ start() ─→ bound, loading ─ ready() ─→ warm ─ drain() ─→ stopped
+
+Nothing here knows about processes or signals (see `lifecycle.py`), so tests and other hosts can run it in an
+event loop of their own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
+from regard_server.admission import Admission
+from regard_server.batcher import Batcher, Outcome
+from regard_server.catalog import Catalog, ModelState, ServedModel
+from regard_server.cores import usable_cores
+from regard_server.device import DeviceThread
+from regard_server.engine import Engine
+from regard_server.errors import UnavailableError
+from regard_server.health import SERVICE, Health
+from regard_server.images import ImageLimits
+from regard_server.interceptors import CallInterceptor
+from regard_server.metrics import Metrics
+from regard_server.observe import ObservationPort
+from regard_server.pipeline import Pipeline, settle
+from regard_server.scheduler import Scheduler
+from regard_server.servicers.features import FeatureServicer
+from regard_server.servicers.requests import RequestLimits
+from regard_server.settings import Settings
+from regard_server.sources import resolve_sources
+
+# What the device thread may still be busy with when everybody has been answered: the batch of callers who left.
+_LAST_BATCH_S = 10.0
+
+
+class Server:
+    """One gRPC server over one device. Construct and `start` it in the event loop that it is to run in."""
+
+    def __init__(self, settings: Settings, logger: logging.Logger) -> None:
+        sources = resolve_sources(settings.models)
+        cores = usable_cores()
+        self.metrics = Metrics()
+        self.catalog = Catalog([name for name, _ in sources])
+        self.health = Health(self.catalog)
+        self._settings = settings
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        self._admission = Admission(
+            max_images=settings.max_in_flight_images, max_bytes=settings.max_in_flight_bytes
+        )
+        self._decoders = ThreadPoolExecutor(settings.decode_threads or cores, thread_name_prefix="decode")
+        self._batcher = Batcher(
+            Scheduler(max_batch=lambda _: settings.max_batch),
+            self._deliver,
+            clock=self._loop.time,
+            logger=logger,
+        )
+        self._device = DeviceThread(
+            engine=partial(
+                Engine,
+                device=settings.device,
+                threads=settings.threads or cores,
+                max_batch=settings.max_batch,
+                logger=logger,
+            ),
+            sources=sources,
+            seed=settings.seed,
+            batcher=self._batcher,
+            on_ready=lambda models: self._call_soon(self._become_ready, models),
+            on_failure=lambda error: self._call_soon(self._become_failed, error),
+            logger=logger,
+        )
+        self._observation: ObservationPort | None = None
+        if settings.metrics_address:
+            self._observation = ObservationPort(
+                settings.metrics_address,
+                self.metrics.registry,
+                live=lambda: self._device.alive,
+                ready=lambda: self.health.ready,
+            )
+        self.metrics.watch(
+            queue_depth=lambda: self._batcher.waiting,
+            images=lambda: self._admission.images,
+            size=lambda: self._admission.bytes,
+        )
+        self._grpc = self._make_grpc_server()
+        self.address = ""
+        self.metrics_address = ""
+
+    def _make_grpc_server(self) -> grpc.aio.Server:
+        settings = self._settings
+        server = grpc.aio.server(
+            interceptors=[
+                CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
+            ],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),  # what was asked for; requests are what is limited
+                ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+                ("grpc.so_reuseport", 0),  # two servers on one port would be a mistake, not a cluster
+                # Clients that ping an idle connection to keep it alive are welcome, every 10 s at most.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        servicer = FeatureServicer(
+            pipeline=Pipeline(
+                admission=self._admission,
+                decoders=self._decoders,
+                batcher=self._batcher,
+                metrics=self.metrics,
+                clock=self._loop.time,
+            ),
+            catalog=self.catalog,
+            limits=RequestLimits(
+                max_images=settings.max_images_per_request,
+                image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+                max_message_bytes=settings.max_message_bytes,
+                max_tensor_side=settings.max_tensor_side,
+            ),
+            metrics=self.metrics,
+            default_timeout_s=settings.default_timeout_s,
+            stream_window=settings.stream_window,
+            clock=self._loop.time,
+        )
+        add_FeatureServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
+        return server
+
+    async def start(self) -> None:
+        """Bind both ports and begin to load; `address` and `metrics_address` are known afterwards.
+
+        Raises:
+            OSError: an address cannot be bound.
+        """
+        wanted = self._settings.address
+        try:
+            port = self._grpc.add_insecure_port(wanted)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {wanted}; is another server there?") from error
+        self.address = wanted if wanted.startswith("unix:") else f"{wanted.rpartition(':')[0]}:{port}"
+        if self._observation:
+            try:
+                self.metrics_address = self._observation.start()
+            except OSError as error:
+                raise OSError(
+                    f"cannot listen on {self._settings.metrics_address}: {error.strerror}"
+                ) from error
+        await self.health.publish()
+        await self._grpc.start()
+        self._device.start()
+
+    async def ready(self) -> None:
+        """Wait until every model is warm.
+
+        Raises:
+            UnavailableError: the device thread failed; the cause is chained.
+        """
+        milestones: list[asyncio.Future[Any]] = [self._ready, self.failed]
+        await asyncio.wait(milestones, return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            raise UnavailableError("the models could not be loaded") from self.failed.result()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Turn new callers away, answer those inside within the time, and stop."""
+        await self.health.drain()
+        self.metrics.ready.set(0)
+        await self._grpc.stop(timeout_s)
+        self._batcher.close()
+        if not await asyncio.to_thread(self._device.join, _LAST_BATCH_S):
+            self._logger.warning("the device thread is still busy; leaving it behind")
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self._observation:
+            await asyncio.to_thread(self._observation.close)
+
+    def _deliver(self, outcomes: Sequence[Outcome]) -> None:
+        self._call_soon(partial(settle, metrics=self.metrics), outcomes)
+
+    def _call_soon(self, callback: Callable[[Any], object], argument: object) -> None:
+        self._loop.call_soon_threadsafe(callback, argument)
+
+    def _become_ready(self, models: list[ServedModel]) -> None:
+        for model in models:
+            self.catalog.add(model)
+        for model, fingerprint in self.catalog.known():
+            self.metrics.model_info.labels(
+                model.name,
+                fingerprint,
+                str(model.trained).lower(),
+                model.compute_dtype,
+                model.engine,
+                model.device,
+            ).set(1)
+        self._set_states(ModelState.READY)
+        self.metrics.ready.set(1)
+        self._ready.set_result(None)
+
+    def _become_failed(self, error: BaseException) -> None:
+        self._logger.error("the device thread ended", exc_info=error)
+        self._set_states(ModelState.FAILED)
+        self.metrics.ready.set(0)
+        self.failed.set_result(error)
+
+    def _set_states(self, state: ModelState) -> None:
+        self.catalog.set_states(state)
+        self._publishing = self._loop.create_task(self.health.publish())

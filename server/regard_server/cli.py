@@ -1,0 +1,45 @@
+"""`regard serve`: from a command line to a running server."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from regard_server.settings import InvalidSettingsError, load_settings
+
+EXIT_USAGE = 2
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Serve in the foreground; with `--check`, only say whether the settings would do. Returns the exit status."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--check", action="store_true")
+    chosen, rest = flags.parse_known_args(list(argv))
+    try:
+        settings = load_settings(rest)
+    except InvalidSettingsError as error:
+        return _refuse(error)
+    # Threads that spin while they wait are fast alone, and collapse when another process takes a core. OpenMP
+    # reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from regard_server.sources import InvalidSourceError, resolve_sources  # noqa: PLC0415 - imports torch
+
+    try:
+        sources = resolve_sources(settings.models)
+    except InvalidSourceError as error:
+        return _refuse(error)
+    if chosen.check:
+        for name, value in settings.model_dump().items():
+            print(f"{name} = {value!r}")  # noqa: T201 - the command's answer
+        print(f"ok: would serve {', '.join(name for name, _ in sources)} on {settings.address}")  # noqa: T201
+        return 0
+    from regard_server.lifecycle import run  # noqa: PLC0415 - imports torch
+    from regard_server.log import configure_logging  # noqa: PLC0415 - beside its companion
+
+    return asyncio.run(run(settings, configure_logging(settings.log_level, settings.log_format)))
+
+
+def _refuse(error: Exception) -> int:
+    print(f"regard serve: these settings cannot be served with:\n{error}", file=sys.stderr)  # noqa: T201
+    return EXIT_USAGE

@@ -1,0 +1,87 @@
+"""The device's thread: it alone loads, warms up and runs the networks.
+
+start ─→ load every model ─→ warm up ─→ ready ─→ batches until the batcher closes ─→ stopped
+└──────────────┴─→ failed ←───────────┘ (a bug: run errors stay in their batch)
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from regard_models import load_bundle
+from regard_server.batcher import Batcher
+from regard_server.catalog import ServedModel
+from regard_server.engine import Engine
+
+
+class DeviceThread:
+    """One thread for one device.
+
+    Args:
+        engine: what runs the networks; touched by this thread only.
+        sources: (name, source) of every model, as `load_bundle` takes them.
+        seed: of weights that no file gives.
+        batcher: where the work is.
+        on_ready: called in this thread with the models' descriptions, once they are warm.
+        on_failure: called in this thread with what ended it.
+        logger: where progress is logged.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Callable[[], Engine],
+        sources: Sequence[tuple[str, str]],
+        seed: int,
+        batcher: Batcher,
+        on_ready: Callable[[list[ServedModel]], None],
+        on_failure: Callable[[BaseException], None],
+        logger: logging.Logger,
+    ) -> None:
+        self._make_engine = engine
+        self._sources = sources
+        self._seed = seed
+        self._batcher = batcher
+        self._on_ready = on_ready
+        self._on_failure = on_failure
+        self._logger = logger
+        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to load."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait until the thread ends; return whether it did."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            engine = self._make_engine()
+            self._on_ready(self._load(engine))
+            self._batcher.serve(engine.run)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
+            self._on_failure(error)
+
+    def _load(self, engine: Engine) -> list[ServedModel]:
+        served = []
+        for name, source in self._sources:
+            model = engine.load(load_bundle(source, name=name, seed=self._seed))
+            self._logger.info(
+                "loaded %s: %.1f M parameters, on %s, weights: %s",
+                model.name,
+                model.parameters / 1e6,
+                model.device,
+                model.weights,
+            )
+            if not model.trained:
+                self._logger.warning("%s is untrained: its vectors mean little", model.name)
+            served.append(model)
+        engine.warm_up()
+        return served

@@ -1,0 +1,154 @@
+"""Decode: the bytes of a picture become uint8 pixels at the model's input size.
+
+    encoded ─→ open (header only) ─→ limits ─→ pixels ─→ upright ─→ RGB ─→ resize ─→ crop ─→ H×W×3 uint8
+
+Conversion rules, for every format: EXIF orientation is applied; grey is repeated over the three channels;
+palettes are looked up; transparency is laid over white; CMYK and other colour spaces go through Pillow's own
+conversion, embedded ICC profiles are not applied; 16-bit samples keep their upper 8 bits; of several frames
+the first counts.
+
+Resizing is Pillow's antialiased filter on 8-bit pixels. Only the part of the picture that the crop keeps is
+resampled, which gives the same pixels and saves the rest.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from regard_models import Preprocessing
+from regard_server.errors import (
+    EmptyImageError,
+    ImageTooLargeError,
+    InvalidPixelsError,
+    UndecodableImageError,
+    UnknownFormatError,
+)
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_FILTERS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_CHANNELS: Final = 3
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pixels:
+    """Read an encoded picture: bytes -> (H, W, 3) at the model's input size.
+
+    Raises:
+        EmptyImageError: no bytes.
+        ImageTooLargeError: more bytes or pixels than allowed; nothing was decoded.
+        UnknownFormatError: none of `FORMATS`.
+        UndecodableImageError: truncated or corrupt.
+    """
+    if not data:
+        raise EmptyImageError("the image has zero bytes; expected an encoded file")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(f"the image has {len(data)} bytes; at most {limits.max_bytes} are allowed")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_size(picture.width, picture.height, limits)
+            return _fit(_to_rgb(_upright(picture)), preprocessing)
+    except UnidentifiedImageError as error:
+        start = bytes(data[:8])
+        raise UnknownFormatError(
+            f"the image is in no known format (it begins with {start!r}); expected one of {', '.join(FORMATS)}"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(
+            f"the image has too many pixels; at most {limits.max_pixels} are allowed"
+        ) from error
+    # Pillow's decoders raise these for damaged files, whatever the format; MemoryError is not among them.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        OverflowError,
+        struct.error,
+    ) as error:
+        raise UndecodableImageError(f"the image cannot be decoded: {error}; is the file complete?") from error
+
+
+def fit_raw(
+    data: bytes, height: int, width: int, limits: ImageLimits, preprocessing: Preprocessing
+) -> Pixels:
+    """Read raw pixels: height × width × 3 bytes -> (H, W, 3) at the model's input size.
+
+    Raises:
+        InvalidPixelsError: a side is zero, or the number of bytes is another.
+        ImageTooLargeError: more pixels than allowed.
+    """
+    expected = height * width * _CHANNELS
+    if not expected or len(data) != expected:
+        raise InvalidPixelsError(
+            f"raw pixels of {height}×{width} have {len(data)} bytes; expected height × width × 3 = {expected}, "
+            "and neither side zero"
+        )
+    _check_size(width, height, limits)
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width, _CHANNELS)
+    if (height, width) == (preprocessing.height, preprocessing.width) == (preprocessing.resize,) * 2:
+        return pixels
+    return _fit(Image.fromarray(pixels), preprocessing)
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are allowed"
+        )
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode in {"I", "I;16", "I;16L", "I;16B", "I;16N", "F"}:
+        # Pillow clips these to 0…255 instead of scaling; keep the upper 8 of 16 bits.
+        samples: npt.NDArray[Any] = np.asarray(picture)
+        return Image.fromarray((np.clip(samples, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if picture.has_transparency_data:
+        with_alpha = picture.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, "white")
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize so that the shorter side is `resize`, and cut the middle out, rounding as torchvision does."""
+    shorter = min(picture.size)
+    scaled_width, scaled_height = (int(preprocessing.resize * side / shorter) for side in picture.size)
+    left = round((scaled_width - preprocessing.width) / 2)
+    top = round((scaled_height - preprocessing.height) / 2)
+    # The crop's corners in the picture's own pixels; each axis has its own scale after rounding.
+    x_scale, y_scale = picture.width / scaled_width, picture.height / scaled_height
+    box = (
+        left * x_scale,
+        top * y_scale,
+        min((left + preprocessing.width) * x_scale, picture.width),
+        min((top + preprocessing.height) * y_scale, picture.height),
+    )
+    resized = picture.resize(
+        (preprocessing.width, preprocessing.height), _FILTERS[preprocessing.interpolation], box=box
+    )
+    return np.asarray(resized)

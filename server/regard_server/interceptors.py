@@ -1,0 +1,90 @@
+"""The border: the one place where an error becomes a call's status, and where calls are named, counted, logged.
+
+gRPC ─→ name the request ─→ servicer ─→ RegardError into status ─→ count, time, log ─→ gRPC
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias, cast
+
+import grpc
+from grpc.aio import ServerInterceptor, ServicerContext
+
+from regard_server.errors import RegardError
+from regard_server.metrics import Metrics
+from regard_server.request_id import METADATA_KEY, begin_request
+from regard_server.servicers.status import to_trailers
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Context = ServicerContext[Any, Any]
+Metadata = Sequence[tuple[str, str | bytes]]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+class CallInterceptor(ServerInterceptor):
+    """Wraps the methods of our own services; health and reflection pass untouched.
+
+    Args:
+        metrics: requests by method and code, and their duration.
+        logger: one line a call: failures as info, the rest as debug.
+        prefixes: the services that are ours, as "/package.Service/".
+    """
+
+    def __init__(self, *, metrics: Metrics, logger: logging.Logger, prefixes: tuple[str, ...]) -> None:
+        self._metrics = metrics
+        self._logger = logger
+        self._prefixes = prefixes
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Return the method's handler inside our rings."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(self._prefixes):
+            return handler
+        name = method.rpartition("/")[2]
+        wrap = grpc.unary_unary_rpc_method_handler
+        behaviour = handler.unary_unary
+        if handler.stream_stream is not None:
+            wrap = cast("Any", grpc.stream_stream_rpc_method_handler)
+            behaviour = cast("Any", handler.stream_stream)
+        return wrap(
+            cast("Any", self._guard(name, cast("Behaviour", behaviour))),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _guard(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:
+            began = time.perf_counter()
+            request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()))
+            named = ((METADATA_KEY, request_id),)
+            context.set_trailing_metadata(named)
+            code = grpc.StatusCode.OK
+            try:
+                return await behaviour(request, context)
+            except RegardError as error:
+                code = error.code
+                await context.abort(code, error.message, named + to_trailers(error, request_id))
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED  # the caller left, or his deadline passed
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                self._logger.exception("a bug in %s", method)
+                await context.abort(
+                    code, f"internal error; the server's log says why (request {request_id})", named
+                )
+            finally:
+                elapsed = time.perf_counter() - began
+                self._metrics.requests.labels(method, code.name).inc()
+                self._metrics.request_seconds.labels(method).observe(elapsed)
+                level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+                self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed * 1000)
+
+        return guarded

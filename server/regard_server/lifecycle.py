@@ -1,0 +1,70 @@
+"""The life of a server process, from the first line to the exit status.
+
+start ─→ serve ─→ SIGTERM or Ctrl-C ─→ not ready ─→ drain ─→ exit 0
+│                              └─ a second signal ─→ exit at once
+└─→ the device thread failed ─→ exit 1, so that whoever watches starts another
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Any
+
+from regard_server.app import Server
+from regard_server.errors import UnavailableError
+from regard_server.settings import Settings
+
+EXIT_FAILED = 1
+
+
+async def run(settings: Settings, logger: logging.Logger) -> int:
+    """Serve until told to stop; return the exit status."""
+    server = Server(settings, logger)
+    stopping = _watch_signals(logger)
+    try:
+        await server.start()
+    except OSError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the message is for an operator; a traceback would hide it
+        return EXIT_FAILED
+    logger.info("listening on %s, loading %s", server.address, ", ".join(server.catalog.states))
+    announcing = asyncio.create_task(_announce(server))
+    ends: list[asyncio.Future[Any]] = [stopping, server.failed]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    announcing.cancel()
+    logger.info("draining for up to %.0f s", settings.drain_timeout_s)
+    await server.drain(settings.drain_timeout_s)
+    logger.info("stopped")
+    return EXIT_FAILED if server.failed.done() else 0
+
+
+async def _announce(server: Server) -> None:
+    """Tell whoever started this, on standard output, where it is and what to try."""
+    try:
+        await server.ready()
+    except UnavailableError:
+        return  # logged by the server, and `failed` ends the process
+    lines = [f"regard is ready on {server.address}"]
+    if server.metrics_address:
+        lines.append(f"metrics:  http://{server.metrics_address}/metrics")
+    for model, fingerprint in server.catalog.known():
+        trained = "trained" if model.trained else "UNTRAINED, vectors mean little"
+        lines.append(f"model:    {model.name} ({trained}), fingerprint {fingerprint[:12]}")
+    lines.append(f"try:      regard extract --target {server.address} PHOTO.jpg")
+    print("\n".join(lines), flush=True)  # noqa: T201 - the answer to the command, not a log
+
+
+def _watch_signals(logger: logging.Logger) -> asyncio.Future[None]:
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[None] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.done():
+            logger.warning("%s again: leaving at once", number.name)
+            os._exit(128 + number)
+        logger.info("%s: stopping", number.name)
+        stopping.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopping

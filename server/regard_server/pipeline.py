@@ -1,0 +1,203 @@
+"""The way of a request, once, for every protocol: admit ─→ decode ─→ batch ─→ run ─→ split.
+
+Servicers translate their messages into a `Request` and a `Reply` back; what stands here knows no wire. It runs
+on the event loop: decoding happens in a pool of threads, running in the device's thread.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from regard_server.admission import Admission
+from regard_server.batcher import Batcher, Outcome
+from regard_server.catalog import ServedModel
+from regard_server.errors import DeadlineExpiredError, InvalidImageError, RegardError
+from regard_server.metrics import Metrics
+from regard_server.scheduler import Entry
+from regard_server.work import BatchKey, Work
+
+_MAPS = frozenset({"feature_map", "attention"})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image on its way in: `read` makes it ready for the network, in a decoder thread.
+
+    `read` returns (H, W, 3) uint8 at the model's input size or (3, H, W) float32, and raises `InvalidImageError`.
+    """
+
+    read: Callable[[], npt.NDArray[Any]]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to extract from which pictures, until when (on the pipeline's clock)."""
+
+    model: ServedModel
+    pictures: Sequence[Picture]
+    outputs: tuple[str, ...]
+    arrived: float
+    deadline: float
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where one picture's time went, in seconds. Steps that were not reached are zero."""
+
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    compute_s: float = 0.0
+    total_s: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one picture: its outputs by name, or an error of its own."""
+
+    outcome: dict[str, npt.NDArray[np.float32]] | RegardError
+    timings: Timings
+
+
+class Pipeline:
+    """The steps in order, with what they share.
+
+    Args:
+        admission: who may come in.
+        decoders: the pool that pictures are read in.
+        batcher: where they wait for the device.
+        metrics: what is counted on the way.
+        clock: monotonic seconds; must be the running loop's own (`loop.time`).
+    """
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        decoders: Executor,
+        batcher: Batcher,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._admission = admission
+        self._decoders = decoders
+        self._batcher = batcher
+        self._metrics = metrics
+        self._clock = clock
+
+    async def extract(self, request: Request) -> list[Result]:
+        """Return one result for every picture, in order.
+
+        Raises:
+            DeadlineExpiredError: the deadline passed before all were answered.
+            OverloadedError: there is no room.
+            UnavailableError: the server is shutting down.
+        """
+        size = sum(picture.size_bytes for picture in request.pictures)
+        self._metrics.received_bytes.inc(size)
+        try:
+            if request.deadline <= self._clock():
+                raise DeadlineExpiredError("the deadline had passed when the request arrived")
+            with self._admission.admit(images=len(request.pictures), size_bytes=size):
+                async with asyncio.timeout_at(request.deadline):
+                    results = await self._extract_all(request)
+        except TimeoutError as error:
+            self._count(request, "late")
+            waited = self._clock() - request.arrived
+            raise DeadlineExpiredError(f"the deadline passed after {waited:.3f} s") from error
+        except asyncio.CancelledError:
+            self._count(request, "cancelled")
+            raise
+        except RegardError as error:
+            self._count(request, "late" if isinstance(error, DeadlineExpiredError) else "shed")
+            raise
+        for result in results:
+            self._metrics.items.labels(request.model.name, _outcome_label(result)).inc()
+        return results
+
+    async def _extract_all(self, request: Request) -> list[Result]:
+        if len(request.pictures) == 1:  # no task for the commonest case
+            return [await self._extract_one(request, request.pictures[0])]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._extract_one(request, picture)) for picture in request.pictures]
+        return [task.result() for task in tasks]
+
+    async def _extract_one(self, request: Request, picture: Picture) -> Result:
+        started = self._clock()
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, picture.read)
+            decoded = self._clock()
+            outcome = await self._run(request, pixels, decoded)
+        except RegardError as error:  # this picture's alone
+            now = self._clock()
+            return Result(error, Timings(decode_s=now - started, total_s=now - request.arrived))
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - started)
+        timings = Timings(
+            decode_s=decoded - started,
+            queue_s=outcome.queue_s,
+            compute_s=outcome.compute_s,
+            total_s=self._clock() - request.arrived,
+            batch_size=outcome.batch_size,
+        )
+        return Result(outcome.value, timings)
+
+    async def _run(self, request: Request, pixels: npt.NDArray[Any], now: float) -> Outcome:
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = Entry(
+            key=_batch_key(request, pixels),
+            payload=Work(pixels, request.outputs),
+            owner=answer,
+            deadline=request.deadline,
+            priority=request.priority,
+            arrived=now,
+        )
+        self._batcher.submit(entry)
+        try:
+            return await answer
+        finally:
+            self._batcher.discard(entry)  # whoever leaves early must not be computed for
+
+    def _count(self, request: Request, outcome: str) -> None:
+        self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
+
+
+def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
+    """Answer the callers of a batch; runs on the event loop."""
+    ran = [outcome for outcome in outcomes if outcome.batch_size]
+    if ran:
+        model = ran[0].entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
+        metrics.batch_size.labels(model).observe(ran[0].batch_size)
+        metrics.compute_seconds.labels(model).observe(ran[0].compute_s)
+        for outcome in ran:
+            metrics.queue_seconds.labels(model).observe(outcome.queue_s)
+    for outcome in outcomes:
+        answer: asyncio.Future[Outcome] = outcome.entry.owner
+        if not answer.done():
+            answer.set_result(outcome)
+
+
+def _batch_key(request: Request, pixels: npt.NDArray[Any]) -> BatchKey:
+    kinds = {request.model.outputs[name].kind for name in request.outputs}
+    cost: Literal["pooled", "maps"] = "maps" if kinds & _MAPS else "pooled"
+    if pixels.dtype == np.uint8:
+        return BatchKey(request.model.name, "pixels", pixels.shape[0], pixels.shape[1], cost)
+    return BatchKey(request.model.name, "tensor", pixels.shape[1], pixels.shape[2], cost)
+
+
+def _outcome_label(result: Result) -> str:
+    match result.outcome:
+        case dict():
+            return "ok"
+        case InvalidImageError():
+            return "invalid"
+        case DeadlineExpiredError():
+            return "late"
+        case _:
+            return "failed"

@@ -1,0 +1,26 @@
+"""The name of the request that is being served, for logs and answers."""
+
+import contextvars
+import re
+import uuid
+from collections.abc import Iterable
+
+METADATA_KEY = "x-request-id"
+# Printable and short: it goes into logs.
+_ACCEPTED = re.compile(r"[\x21-\x7e]{1,128}")
+
+_current: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+
+def current_request_id() -> str:
+    """Return the id of the call that this task belongs to; empty outside of one."""
+    return _current.get()
+
+
+def begin_request(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Name the call that begins in this task: as its caller does in `x-request-id`, or anew."""
+    sent = next((value for key, value in metadata if key == METADATA_KEY), "")
+    accepted = isinstance(sent, str) and _ACCEPTED.fullmatch(sent)
+    name = str(sent) if accepted else uuid.uuid4().hex
+    _current.set(name)
+    return name

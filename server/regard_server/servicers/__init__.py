@@ -1,0 +1,1 @@
+"""Where the wire begins and ends: the only files that know protobuf messages."""

@@ -1,0 +1,124 @@
+"""The pipeline's results into regard.v1 messages: split ─→ encode."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regard_models import OutputInfo, Preprocessing
+from regard_proto import tensors
+from regard_proto.v1 import features_pb2 as pb
+from regard_server.catalog import ModelState, ServedModel
+from regard_server.errors import RegardError
+from regard_server.pipeline import Request, Result, Timings
+from regard_server.servicers.requests import RequestLimits
+from regard_server.servicers.status import to_status
+
+_STATES = {
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.FAILED: pb.MODEL_STATE_FAILED,
+}
+_KINDS = {
+    "embedding": pb.OUTPUT_KIND_EMBEDDING,
+    "logits": pb.OUTPUT_KIND_LOGITS,
+    "feature_map": pb.OUTPUT_KIND_FEATURE_MAP,
+    "attention": pb.OUTPUT_KIND_ATTENTION,
+}
+# The axes that a reduction averages over, where an attention map has them.
+_REDUCED_AXES = {
+    pb.ATTENTION_REDUCTION_UNSPECIFIED: frozenset[str](),
+    pb.ATTENTION_REDUCTION_MEAN_QUERIES: frozenset({"queries"}),
+    pb.ATTENTION_REDUCTION_MEAN_HEADS_QUERIES: frozenset({"heads", "queries"}),
+}
+
+
+def to_result(result: Result, request: Request, message: pb.ExtractRequest) -> pb.ExtractResult:
+    """Encode what became of one picture."""
+    timings = to_timings(result.timings)
+    if isinstance(result.outcome, RegardError):
+        return pb.ExtractResult(error=to_status(result.outcome), timings=timings)
+    outputs = []
+    for name in request.outputs:
+        values = _finish(result.outcome[name], request.model.outputs[name], message)
+        tensor = tensors.from_array(values, tensors.ENCODING_TYPES[message.encoding])
+        outputs.append(pb.Output(name=name, tensor=tensor))
+    return pb.ExtractResult(features=pb.Features(outputs=outputs), timings=timings)
+
+
+def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractRequest) -> npt.NDArray[Any]:
+    """Normalise or reduce one output as the request says."""
+    if info.kind == "embedding" and message.l2_normalize:
+        length = np.linalg.norm(values)
+        return values / length if length else values
+    if info.kind == "attention" and "queries" in info.axes:
+        dropped = _REDUCED_AXES[message.attention_reduction]
+        over = tuple(index for index, axis in enumerate(info.axes) if axis in dropped)
+        return values.mean(axis=over) if over else values
+    return values
+
+
+def to_timings(timings: Timings) -> pb.Timings:
+    """Seconds into milliseconds."""
+    return pb.Timings(
+        decode_ms=timings.decode_s * 1000,
+        queue_ms=timings.queue_s * 1000,
+        compute_ms=timings.compute_s * 1000,
+        total_ms=timings.total_s * 1000,
+        batch_size=timings.batch_size,
+    )
+
+
+def to_model(
+    model: ServedModel, fingerprint: str, state: ModelState, limits: RequestLimits, *, is_default: bool
+) -> pb.Model:
+    """Describe a model."""
+    return pb.Model(
+        name=model.name,
+        is_default=is_default,
+        fingerprint=fingerprint,
+        state=_STATES[state],
+        weights=model.weights,
+        trained=model.trained,
+        architecture=model.architecture,
+        preprocessing=_to_preprocessing(model.preprocessing),
+        outputs=[_to_output(output) for output in model.outputs.values()],
+        compute_dtype=model.compute_dtype,
+        engine=model.engine,
+        device=model.device,
+        limits=pb.Limits(
+            max_images=limits.max_images,
+            max_image_bytes=limits.image.max_bytes,
+            max_pixels=limits.image.max_pixels,
+            max_message_bytes=limits.max_message_bytes,
+            min_tensor_side=model.min_side,
+            max_tensor_side=limits.max_tensor_side,
+        ),
+        parameters=model.parameters,
+    )
+
+
+def to_unloaded_model(name: str, state: ModelState, *, is_default: bool) -> pb.Model:
+    """Describe a model of which no more than the name is known yet."""
+    return pb.Model(name=name, state=_STATES[state], is_default=is_default)
+
+
+def _to_preprocessing(prepared: Preprocessing) -> pb.Preprocessing:
+    return pb.Preprocessing(
+        height=prepared.height,
+        width=prepared.width,
+        resize=prepared.resize,
+        interpolation=prepared.interpolation,
+        mean=prepared.mean,
+        std=prepared.std,
+    )
+
+
+def _to_output(output: OutputInfo) -> pb.OutputInfo:
+    return pb.OutputInfo(
+        name=output.name,
+        kind=_KINDS[output.kind],
+        shape=output.shape,
+        axes=output.axes,
+        description=output.description,
+    )

@@ -1,0 +1,145 @@
+"""regard.v1 requests into the pipeline's: every field is either honoured or refused, never ignored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regard_proto import tensors
+from regard_proto.v1 import features_pb2 as pb
+from regard_server.catalog import Catalog, ServedModel
+from regard_server.errors import (
+    EmptyImageError,
+    FingerprintMismatchError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    InvalidTensorError,
+    NoImagesError,
+    NonFiniteTensorError,
+    TooManyImagesError,
+    UnknownEncodingError,
+)
+from regard_server.images import ImageLimits, decode, fit_raw
+from regard_server.pipeline import Picture, Request
+
+MAX_REQUEST_ID_BYTES = 128
+_DEFAULT_OUTPUTS = ("embedding",)
+_PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORITY_BULK: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may hold."""
+
+    max_images: int
+    image: ImageLimits
+    max_message_bytes: int
+    max_tensor_side: int
+
+
+def to_request(
+    message: pb.ExtractRequest, catalog: Catalog, limits: RequestLimits, *, arrived: float, deadline: float
+) -> tuple[Request, str]:
+    """Return what the pipeline is asked, and the model's fingerprint. Images are looked at later, one by one.
+
+    Raises:
+        ModelNotFoundError, UnavailableError: see `Catalog.find`.
+        FingerprintMismatchError: the caller expects another model.
+        InvalidRequestError: no images or too many, an unknown output, encoding, priority or reduction, a long id.
+    """
+    model, fingerprint = catalog.find(message.model)
+    if message.expected_fingerprint and message.expected_fingerprint != fingerprint:
+        raise FingerprintMismatchError(
+            f"model {model.name!r} has fingerprint {fingerprint}; expected {message.expected_fingerprint}. "
+            "Its vectors cannot be compared with those you have"
+        )
+    _check_options(message)
+    if not message.images:
+        raise NoImagesError("the request holds no image; expected at least one")
+    if len(message.images) > limits.max_images:
+        raise TooManyImagesError(
+            f"the request holds {len(message.images)} images; at most {limits.max_images} are allowed. "
+            "Send several requests, or use StreamExtract"
+        )
+    outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
+    model.check_outputs(outputs)
+    request = Request(
+        model=model,
+        pictures=[_to_picture(image, model, limits) for image in message.images],
+        outputs=outputs,
+        arrived=arrived,
+        deadline=deadline,
+        priority=_PRIORITIES[message.priority],
+    )
+    return request, fingerprint
+
+
+def _check_options(message: pb.ExtractRequest) -> None:
+    known: tuple[tuple[str, int, Any], ...] = (
+        ("encoding", message.encoding, pb.Encoding),
+        ("priority", message.priority, pb.Priority),
+        ("attention_reduction", message.attention_reduction, pb.AttentionReduction),
+    )
+    for field, value, enum in known:
+        if value not in enum.values():
+            names = ", ".join(enum.keys())
+            raise UnknownEncodingError(f"{field} {value} is unknown to this server; expected one of {names}")
+    if len(message.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise InvalidRequestError(f"request_id is longer than {MAX_REQUEST_ID_BYTES} bytes")
+
+
+def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> Picture:
+    read: Callable[[], npt.NDArray[Any]]
+    match image.WhichOneof("source"):
+        case "encoded":
+            size = len(image.encoded)
+
+            def read() -> npt.NDArray[Any]:
+                return decode(image.encoded, limits.image, model.preprocessing)
+        case "raw":
+            size = len(image.raw.data)
+
+            def read() -> npt.NDArray[Any]:
+                raw = image.raw
+                return fit_raw(raw.data, raw.height, raw.width, limits.image, model.preprocessing)
+        case "tensor":
+            size = len(image.tensor.data)
+
+            def read() -> npt.NDArray[Any]:
+                return _read_tensor(image.tensor, model, limits)
+        case _:
+            size = 0
+
+            def read() -> npt.NDArray[Any]:
+                raise EmptyImageError("the image has no source; expected encoded, raw or tensor to be set")
+
+    return Picture(read, size)
+
+
+def _read_tensor(tensor: pb.Tensor, model: ServedModel, limits: RequestLimits) -> npt.NDArray[np.float32]:
+    """Read a picture that is ready for the network: (3, H, W) float32.
+
+    Raises:
+        InvalidTensorError: another type, shape or number of bytes.
+        ImageTooLargeError: more rows or columns than allowed.
+        NonFiniteTensorError: NaN or infinity in it.
+    """
+    low, high = model.min_side, limits.max_tensor_side
+    wanted = f"expected float32 of shape (3, H, W), H and W from {low} to {high}"
+    shape = tuple(tensor.shape)
+    if tensor.dtype != pb.DATA_TYPE_FLOAT32 or len(shape) != 3 or shape[0] != 3 or min(shape) < 1:  # noqa: PLR2004 - C, H, W
+        name = pb.DataType.Name(tensor.dtype) if tensor.dtype in pb.DataType.values() else tensor.dtype
+        raise InvalidTensorError(f"the tensor is {name} of shape {shape}; {wanted}")
+    if max(shape) > high:
+        raise ImageTooLargeError(f"the tensor has shape {shape}; {wanted}")
+    if min(shape[1:]) < low:
+        raise InvalidTensorError(f"the tensor has shape {shape}; {wanted}")
+    try:
+        values = tensors.to_array(tensor)
+    except tensors.MalformedTensorError as error:
+        raise InvalidTensorError(f"{error}; {wanted}") from error
+    if not np.isfinite(values).all():
+        raise NonFiniteTensorError("the tensor holds NaN or infinity; expected finite numbers")
+    return values

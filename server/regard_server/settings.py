@@ -1,0 +1,198 @@
+"""Settings: command line over environment (REGARD_…) over file (TOML) over defaults.
+
+Every fault is reported at once, each with its field's name. An unknown field in the file is a fault too, and so
+is a REGARD_ variable that nearly names a field: a typing error must not become a silent default. Other REGARD_
+variables are let be; Kubernetes sets some of its own for a service called regard.
+"""
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "REGARD_"
+CONFIG_VARIABLE = "REGARD_CONFIG"
+MIB = 1 << 20
+
+
+class InvalidSettingsError(ValueError):
+    """Settings that cannot be served with; the message has one line a fault."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set; `regard serve --help` shows it with its defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    address: str = Field(
+        "127.0.0.1:50051",
+        description="Where gRPC listens: host:port (port 0: any free one) or unix:/path. Loopback by default.",
+    )
+    metrics_address: str = Field(
+        "127.0.0.1:9095", description="Where /metrics, /livez and /readyz listen: host:port; empty: nowhere."
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models to serve, the first being the default, with commas between them: NAME, "
+        "NAME=FILE.safetensors or FILE.safetensors. None: the small default model.",
+    )
+    seed: int = Field(0, description="Seed of the weights of models that have no trained ones.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N.")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="CPU threads of a network; 0: as many as the cgroup and the affinity mask allow."
+    )
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="Images in one batch, at most.")
+    decode_threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="Threads that decode images; 0: as many as there are cores."
+    )
+    default_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Deadline of callers who set none, in seconds."
+    )
+    max_in_flight_images: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Images inside the server at once; more are refused with RESOURCE_EXHAUSTED."
+    )
+    max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
+        512 * MIB, description="Bytes of image data inside the server at once; more are refused."
+    )
+    max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * MIB, description="Bytes of one gRPC message, at most."
+    )
+    max_images_per_request: Annotated[int, Field(ge=1)] = Field(
+        256, description="Images in one request, at most."
+    )
+    max_image_bytes: Annotated[int, Field(ge=1)] = Field(20 * MIB, description="Bytes of one image, at most.")
+    max_image_pixels: Annotated[int, Field(ge=1)] = Field(
+        50_000_000, description="Height × width of one image, at most; read before decoding."
+    )
+    max_tensor_side: Annotated[int, Field(ge=1)] = Field(
+        512, description="Rows and columns of a ready float tensor, at most."
+    )
+    stream_window: Annotated[int, Field(ge=1)] = Field(
+        64, description="Requests of one stream that are worked on at a time."
+    )
+    max_concurrent_streams: Annotated[int, Field(ge=1)] = Field(
+        1024, description="Calls on one connection at a time."
+    )
+    drain_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="After SIGTERM: how long calls in flight may take, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="How it is logged.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        given = [value] if isinstance(value, str) else value
+        return [name.strip() for each in given for name in str(each).split(",") if name.strip()]
+
+    @field_validator("address", "metrics_address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value.startswith("unix:") or not value:
+            return value
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the largest port
+            raise ValueError(f"{value!r} is no address; expected host:port, such as 127.0.0.1:50051")
+        return value
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> "Settings":
+        if self.max_image_bytes > self.max_message_bytes:
+            raise ValueError(
+                f"max_image_bytes ({self.max_image_bytes}) is more than max_message_bytes "
+                f"({self.max_message_bytes}): such an image could never arrive"
+            )
+        return self
+
+
+def load_settings(argv: Sequence[str]) -> Settings:
+    """Merge the four layers.
+
+    Args:
+        argv: the command line, without the command's name. `--config FILE` names the TOML file.
+
+    Raises:
+        InvalidSettingsError: something is wrong; everything that is wrong is in the message.
+        SystemExit: `--help`, or an option that does not exist (argparse's own behaviour).
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config", default=os.environ.get(CONFIG_VARIABLE))
+    chosen, rest = before.parse_known_args(list(argv))
+    config = Path(chosen.config) if chosen.config else None
+    faults = _misspelt_variables()
+    if config is not None and not config.is_file():
+        raise InvalidSettingsError("\n".join([*faults, f"config: there is no file {config}"]))
+    try:
+        settings = _layered(rest, config)()
+    except ValidationError as error:
+        faults += [_describe(fault["loc"], fault["msg"]) for fault in error.errors()]
+    except (SettingsError, TOMLDecodeError) as error:
+        faults.append(f"{config or 'settings'}: {error}")
+    else:
+        if not faults:
+            return settings
+    raise InvalidSettingsError("\n".join(faults))
+
+
+def _misspelt_variables() -> list[str]:
+    fields = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    faults = []
+    for name in sorted(os.environ):
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
+        if name.startswith(ENV_PREFIX) and name not in fields and near:
+            faults.append(f"{name}: there is no such setting; did you mean {near[0]}?")
+    return faults
+
+
+def _describe(location: Sequence[int | str], message: str) -> str:
+    field = ".".join(str(part) for part in location)
+    text = message.removeprefix("Value error, ")
+    return f"{field}: {text}" if field else text
+
+
+def _layered(argv: Sequence[str], config: Path | None) -> type[Settings]:
+    class Layered(Settings):
+        """Serve models over gRPC, in the foreground, until SIGTERM or Ctrl-C.
+
+        Every option is also a variable (--max-batch is REGARD_MAX_BATCH) and a line of the TOML file that --config
+        FILE names (max_batch = 8). --check validates all of them and exits.
+        """
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            command_line: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls, cli_prog_name="regard serve", cli_parse_args=list(argv)
+            )
+            file = TomlConfigSettingsSource(settings_cls, config)
+            return command_line, env_settings, file
+
+    return Layered
