@@ -1,0 +1,166 @@
+"""Which images ride together: concurrent callers share messages, and nobody waits for company.
+
+A call that finds fewer than `max_in_flight` messages on their way departs at once, alone. One that finds
+them all on their way waits, and goes with everybody else who asks the same when one of them is back:
+
+    caller 1  ──board──▶ Ride(1) ════════════ arrive ─▶
+    caller 2  ──board──▶ Ride(2) ═════════════════════════ arrive ─▶
+    caller 3     └─board, waits ─────────────┐
+    caller 4          └─board, waits ────────┴▶ Ride(3, 4) ═══════ …
+
+There is no timer: the message that is away is the clock (the same late binding as the server's batches). This
+is the whole of the policy, without channel, thread or event loop; `client.py` and `aio.py` carry it out. It is
+not thread-safe: the shell locks.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from regard_client.images import Picture
+from regard_client.query import Query
+
+_MiB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Coalescing:
+    """How much rides together.
+
+    Attributes:
+        max_images: images a message, at most.
+        max_bytes: bytes of images a message, at most; one image alone may be larger.
+        max_in_flight: messages with the same parameters that are on their way at once.
+
+    Raises:
+        ValueError: one of them is not positive.
+    """
+
+    max_images: int = 32
+    max_bytes: int = 8 * _MiB
+    max_in_flight: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.max_images, self.max_bytes, self.max_in_flight) < 1:
+            raise ValueError(f"{self} must have no limit below 1")
+
+
+@dataclass(eq=False, slots=True)
+class Rider:
+    """One caller's image, from when it asks until it has its answer or gives up."""
+
+    query: Query
+    picture: Picture
+    deadline_s: float
+
+
+R = TypeVar("R", bound=Rider)
+
+
+@dataclass(eq=False, slots=True)
+class Ride(Generic[R]):
+    """One message: its riders in the order of its images, and those who still wait for it."""
+
+    query: Query
+    riders: tuple[R, ...]
+    aboard: set[R] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aboard = set(self.riders)
+
+    @property
+    def deadline_s(self) -> float:
+        """The latest of its riders' deadlines; each of them minds its own."""
+        return max(rider.deadline_s for rider in self.riders)
+
+
+@dataclass(slots=True)
+class _Lane(Generic[R]):
+    """All that asks the same: who waits, oldest first, and how many messages are away."""
+
+    waiting: dict[R, None] = field(default_factory=dict)
+    in_flight: int = 0
+
+
+class Coalescer(Generic[R]):
+    """Decides who departs when. Whoever is handed a ride must send it and report `arrive` or `turn_back`."""
+
+    def __init__(self, limits: Coalescing) -> None:
+        self._limits = limits
+        self._max_images = limits.max_images
+        self._lanes: dict[Query, _Lane[R]] = {}
+        self._riding: dict[R, Ride[R]] = {}
+
+    def board(self, rider: R, now_s: float) -> Ride[R] | None:
+        """Take a new rider; return the ride that departs with it at once, if there is room."""
+        lane = self._lanes.setdefault(rider.query, _Lane())
+        lane.waiting[rider] = None
+        return self._depart(rider.query, now_s)
+
+    def arrive(self, ride: Ride[R], now_s: float) -> Ride[R] | None:
+        """Note that a ride has its answer; return the next one of its lane, if anybody waits."""
+        self._clear(ride)
+        return self._depart(ride.query, now_s)
+
+    def turn_back(self, ride: Ride[R], now_s: float) -> Ride[R] | None:
+        """Note that a ride was given up unanswered; its riders go again, ahead of those who came later."""
+        aboard = [rider for rider in ride.riders if rider in ride.aboard]
+        lane = self._clear(ride)
+        lane.waiting = dict.fromkeys([*aboard, *lane.waiting])
+        return self._depart(ride.query, now_s)
+
+    def shrink(self, ride: Ride[R]) -> bool:
+        """Note that a message was too much for the server; tell whether its riders may go again in smaller ones.
+
+        The new limit holds from now on: a server's limits do not change under way.
+        """
+        if len(ride.riders) == 1:
+            return False
+        self._max_images = min(self._max_images, len(ride.riders) // 2)
+        return True
+
+    def leave(self, rider: R) -> Ride[R] | None:
+        """Let a rider go, answered or not; return its ride if nobody waits for that any more."""
+        lane = self._lanes.get(rider.query)
+        if lane is not None and rider in lane.waiting:
+            del lane.waiting[rider]
+            return None
+        ride = self._riding.pop(rider, None)
+        if ride is None:
+            return None
+        ride.aboard.discard(rider)
+        return None if ride.aboard else ride
+
+    def _clear(self, ride: Ride[R]) -> _Lane[R]:
+        for rider in ride.aboard:
+            self._riding.pop(rider, None)
+        lane = self._lanes[ride.query]
+        lane.in_flight -= 1
+        return lane
+
+    def _depart(self, query: Query, now_s: float) -> Ride[R] | None:
+        lane = self._lanes[query]
+        riders = self._next(lane, now_s) if lane.in_flight < self._limits.max_in_flight else ()
+        if not riders:
+            if not lane.in_flight and not lane.waiting:
+                del self._lanes[query]
+            return None
+        ride = Ride(query, riders)
+        lane.in_flight += 1
+        self._riding.update(dict.fromkeys(riders, ride))
+        return ride
+
+    def _next(self, lane: _Lane[R], now_s: float) -> tuple[R, ...]:
+        riders: list[R] = []
+        expired: list[R] = []  # too late to go: they are about to give up by themselves
+        room = self._limits.max_bytes
+        for rider in lane.waiting:
+            if rider.deadline_s <= now_s:
+                expired.append(rider)
+                continue
+            if riders and (len(riders) == self._max_images or rider.picture.nbytes > room):
+                break
+            riders.append(rider)
+            room -= rider.picture.nbytes
+        for rider in (*riders, *expired):
+            del lane.waiting[rider]
+        return tuple(riders)

@@ -1,0 +1,155 @@
+"""What both clients share: everything about a request but waiting for its answer. No channel, no thread, no loop.
+
+read_image ─→ Rider ─→ Coalescer ─→ Ride ─→ request  ═══ gRPC, in client.py and aio.py ═══  outcome ─→ result
+                       coalescing.py        core.py                                         core.py
+"""
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import grpc
+
+from regard_client.coalescing import Coalescing
+from regard_client.errors import (
+    ClientClosedError,
+    DeadlineExceededError,
+    FingerprintMismatchError,
+    InternalServerError,
+    MessageTooLargeError,
+    RegardError,
+)
+from regard_client.images import Picture
+from regard_client.query import Query
+from regard_client.readiness import Readiness
+from regard_client.results import Result, read_result
+from regard_client.statuses import error_of_call
+from regard_proto.v1 import features_pb2 as pb
+
+Outputs: TypeAlias = str | Sequence[str]
+
+# Alone every caller: what `coalesce=False` means.
+_APART: Final = Coalescing(max_images=1, max_in_flight=1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A rider's share of a response: its place among the images of the message."""
+
+    response: pb.ExtractResponse
+    index: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A call that failed, for all of its riders: each raises an error of its own from it."""
+
+    cause: grpc.RpcError
+    request_id: str
+
+
+Outcome: TypeAlias = Answered | Failed
+
+
+def coalescing(*, choice: bool | Coalescing) -> Coalescing:
+    """Return what the client's `coalesce` option stands for."""
+    if isinstance(choice, Coalescing):
+        return choice
+    return Coalescing() if choice else _APART
+
+
+class Core:
+    """One client's defaults, pinned fingerprints and names for requests.
+
+    Args:
+        target: the server's address, for messages.
+        query: what is asked unless a call says otherwise.
+        expected_fingerprint: the only version that may answer; "pin" for the one that answers first.
+    """
+
+    def __init__(self, target: str, query: Query, expected_fingerprint: str | None) -> None:
+        self._target = target
+        self._pins: bool = expected_fingerprint == "pin"
+        self._pinned: dict[str, str] = {}
+        fixed = "" if self._pins else expected_fingerprint or ""
+        self._query = replace(query, expected_fingerprint=fixed)
+        self._client_id = secrets.token_hex(4)
+        self._counter = itertools.count(1)
+
+    def query(self, outputs: Outputs, model: str | None) -> Query:
+        """Return what one call asks; with "pin", of the version that answered before."""
+        name = self._query.model if model is None else model
+        return replace(
+            self._query,
+            model=name,
+            outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
+            expected_fingerprint=self._pinned.get(name, self._query.expected_fingerprint),
+        )
+
+    def request(self, query: Query, pictures: Sequence[Picture]) -> pb.ExtractRequest:
+        """Return a message for some images, under a name of its own."""
+        return query.request(pictures, f"{self._client_id}-{next(self._counter)}")
+
+    def _check(self, query: Query, response: pb.ExtractResponse, images: int) -> None:
+        if len(response.results) != images:
+            raise InternalServerError(
+                f"{self._target} answered {images} images with {len(response.results)} results",
+                request_id=response.request_id,
+            )
+        expected = query.expected_fingerprint
+        if self._pins and response.fingerprint:
+            # The server minds this once a fingerprint is known; first calls may run beside each other.
+            expected = self._pinned.setdefault(query.model, response.fingerprint)
+        if expected and response.fingerprint != expected:
+            raise FingerprintMismatchError(
+                f"{self._target} answered with {response.model!r} of fingerprint {response.fingerprint!r}; "
+                f"expected {expected!r}",
+                request_id=response.request_id,
+            )
+
+    def result(self, query: Query, outcome: Outcome) -> Result:
+        """Return one image's result out of what became of its message.
+
+        Raises:
+            RegardError: the call failed, or its response does not fit the request: another number of results
+                than there were images, or another fingerprint than the one expected.
+        """
+        if isinstance(outcome, Failed):
+            raise self.translate(outcome.cause, outcome.request_id) from outcome.cause
+        self._check(query, outcome.response, outcome.images)
+        return read_result(outcome.response, outcome.index)
+
+    def translate(self, cause: grpc.RpcError, request_id: str = "") -> RegardError:
+        """Return the error that a failed call means."""
+        return error_of_call(cause, target=self._target, request_id=request_id)
+
+    def readiness(self, model: str | None, timeout_s: float) -> Readiness:
+        """Return a wait for a model, or with an empty name for the service."""
+        return Readiness(self._target, self._query.model if model is None else model, timeout_s)
+
+    def late(self, timeout_s: float) -> DeadlineExceededError:
+        """Return the error of a caller whose own deadline passed, whatever its message is doing."""
+        return DeadlineExceededError(f"{self._target}: no answer within {timeout_s:g} s")
+
+    def closed(self) -> ClientClosedError:
+        """Return the error of a caller that comes too late for this client."""
+        return ClientClosedError(f"the client of {self._target} is closed")
+
+
+def is_too_much(error: RegardError) -> bool:
+    """Tell whether a message was refused for what it holds in all, so that halves of it may pass."""
+    return isinstance(error, MessageTooLargeError) or error.reason == "TOO_MANY_IMAGES"
+
+
+def only(result: Result) -> Result:
+    """Return the result of a caller's one image; its error is the caller's.
+
+    Raises:
+        RegardError: the image has no features.
+    """
+    if result.error is not None:
+        raise result.error
+    return result

@@ -1,0 +1,108 @@
+"""How asyncio tasks share calls: every message is a task of its own, and its riders wait for their futures.
+
+A caller that is cancelled or late leaves its ride without stopping it; only when nobody waits for a message any
+more is its call cancelled. `coalescing.py` decides who rides together; this carries it out.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import grpc
+
+from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
+from regard_client.core import Answered, Core, Failed, Outcome, is_too_much
+from regard_client.images import Picture
+from regard_client.query import Query
+from regard_client.results import Result
+from regard_proto.v1 import features_pb2 as pb
+
+Call: TypeAlias = Callable[[pb.ExtractRequest, float], Awaitable[pb.ExtractResponse]]
+
+
+@dataclass(eq=False, slots=True)
+class _Caller(Rider):
+    """A task that waits."""
+
+    outcome: asyncio.Future[Outcome] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class SharedCalls:
+    """Asks for one image at a time, from any number of tasks of one loop.
+
+    Args:
+        core: what is common to both clients.
+        limits: how much rides together.
+        call: sends a request with so many seconds to go; raises `grpc.RpcError`.
+    """
+
+    def __init__(self, core: Core, limits: Coalescing, call: Call) -> None:
+        self._core = core
+        self._call = call
+        self._coalescer: Coalescer[_Caller] = Coalescer(limits)
+        self._away: dict[Ride[_Caller], asyncio.Task[None]] = {}
+
+    async def ask(self, query: Query, picture: Picture, timeout_s: float) -> Result:
+        """Return one image's result.
+
+        Raises:
+            RegardError: the call failed, or had no answer within `timeout_s`.
+        """
+        now_s = time.monotonic()
+        caller = _Caller(query, picture, now_s + timeout_s)
+        self._send_off(self._coalescer.board(caller, now_s))
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcome = await caller.outcome
+        except TimeoutError:
+            raise self._core.late(timeout_s) from None
+        finally:
+            deserted = self._coalescer.leave(caller)
+            if deserted is not None:
+                self._away[deserted].cancel()
+        return self._core.result(query, outcome)
+
+    def _send_off(self, ride: Ride[_Caller] | None) -> None:
+        if ride is not None:
+            self._away[ride] = asyncio.get_running_loop().create_task(self._carry(ride))
+
+    async def _carry(self, ride: Ride[_Caller]) -> None:
+        """Send a ride, see the next one off, and hand out what came back."""
+        try:
+            outcomes = await self._send(ride)
+        except asyncio.CancelledError:  # nobody waits any more, or the client is closed
+            self._fail(ride, [self._core.closed() for _ in ride.riders])
+            raise
+        except Exception as bug:  # noqa: BLE001 - it belongs to those who wait, not to a task that nobody looks at
+            self._fail(ride, [bug for _ in ride.riders])
+            return
+        del self._away[ride]
+        now_s = time.monotonic()
+        self._send_off(
+            self._coalescer.arrive(ride, now_s) if outcomes else self._coalescer.turn_back(ride, now_s)
+        )
+        for rider, outcome in zip(ride.riders, outcomes, strict=False):
+            if not rider.outcome.done():
+                rider.outcome.set_result(outcome)
+
+    def _fail(self, ride: Ride[_Caller], errors: Sequence[Exception]) -> None:
+        del self._away[ride]
+        self._send_off(self._coalescer.arrive(ride, time.monotonic()))
+        for rider, error in zip(ride.riders, errors, strict=True):
+            if rider in ride.aboard and not rider.outcome.done():
+                rider.outcome.set_exception(error)
+
+    async def _send(self, ride: Ride[_Caller]) -> list[Outcome]:
+        """Return what became of every rider; nothing if all go again in smaller messages."""
+        request = self._core.request(ride.query, [rider.picture for rider in ride.riders])
+        try:
+            response = await self._call(request, ride.deadline_s - time.monotonic())
+        except grpc.RpcError as cause:
+            if is_too_much(self._core.translate(cause)) and self._coalescer.shrink(ride):
+                return []
+            return [Failed(cause, request.request_id)] * len(ride.riders)
+        return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]

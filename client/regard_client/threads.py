@@ -1,0 +1,122 @@
+"""How threads share calls: leader and followers.
+
+Of the callers whose images ride together, the one with the latest deadline makes the call in its own thread,
+and the others wait for it. So there is no thread besides the callers', a lone caller talks to gRPC directly, and
+the leader's deadline is the call's. `coalescing.py` decides who rides together; this carries it out.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import grpc
+
+from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
+from regard_client.core import Answered, Core, Failed, Outcome, is_too_much
+from regard_client.images import Picture
+from regard_client.query import Query
+from regard_client.results import Result
+from regard_proto.v1 import features_pb2 as pb
+
+Call: TypeAlias = Callable[[pb.ExtractRequest, float], pb.ExtractResponse]
+
+
+@dataclass(eq=False, slots=True)
+class _Caller(Rider):
+    """A thread that waits: woken with its outcome, or with a ride to lead."""
+
+    wake: threading.Event = field(default_factory=threading.Event)
+    to_lead: Ride["_Caller"] | None = None
+    outcome: Outcome | None = None
+
+
+class SharedCalls:
+    """Asks for one image at a time, from any number of threads.
+
+    Args:
+        core: what is common to both clients.
+        limits: how much rides together.
+        call: sends a request with so many seconds to go; raises `grpc.RpcError`.
+    """
+
+    def __init__(self, core: Core, limits: Coalescing, call: Call) -> None:
+        self._core = core
+        self._call = call
+        self._lock = threading.Lock()
+        self._coalescer: Coalescer[_Caller] = Coalescer(limits)
+
+    def ask(self, query: Query, picture: Picture, timeout_s: float) -> Result:
+        """Return one image's result.
+
+        Raises:
+            RegardError: the call failed, or had no answer within `timeout_s`.
+        """
+        caller = _Caller(query, picture, time.monotonic() + timeout_s)
+        with self._lock:
+            caller.to_lead = self._coalescer.board(caller, time.monotonic())
+        while caller.outcome is None:
+            if caller.to_lead is not None:
+                ride, caller.to_lead = caller.to_lead, None
+                self._lead(caller, ride)
+            elif not self._wait(caller):
+                raise self._core.late(timeout_s)
+        return self._core.result(query, caller.outcome)
+
+    def _wait(self, caller: _Caller) -> bool:
+        """Wait for an outcome or a ride to lead; False if there was neither in time."""
+        try:
+            caller.wake.wait(caller.deadline_s - time.monotonic())
+        except BaseException:  # Ctrl-C, for one: the others must not wait for a leader who is gone
+            self._step_down(caller, caller.to_lead)
+            raise
+        with self._lock:
+            caller.wake.clear()
+            late = caller.outcome is None and caller.to_lead is None and time.monotonic() >= caller.deadline_s
+            if late:
+                self._coalescer.leave(caller)
+        return not late
+
+    def _lead(self, leader: _Caller, ride: Ride[_Caller]) -> None:
+        """Send a ride, hand out what comes back, and see the next one off."""
+        try:
+            outcomes = self._send(ride)
+        except BaseException:  # interrupted, and the call with it; the others go again without this one
+            self._step_down(leader, ride)
+            raise
+        with self._lock:
+            if outcomes:
+                self._appoint(self._coalescer.arrive(ride, time.monotonic()))
+            else:
+                self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
+            for rider, outcome in zip(ride.riders, outcomes, strict=False):
+                rider.outcome = outcome
+                rider.wake.set()
+
+    def _send(self, ride: Ride[_Caller]) -> list[Outcome]:
+        """Return what became of every rider; nothing if all go again in smaller messages."""
+        request = self._core.request(ride.query, [rider.picture for rider in ride.riders])
+        try:
+            response = self._call(request, ride.deadline_s - time.monotonic())
+        except grpc.RpcError as cause:
+            if is_too_much(self._core.translate(cause)):
+                with self._lock:
+                    if self._coalescer.shrink(ride):
+                        return []
+            return [Failed(cause, request.request_id)] * len(ride.riders)
+        return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]
+
+    def _step_down(self, caller: _Caller, ride: Ride[_Caller] | None) -> None:
+        with self._lock:
+            self._coalescer.leave(caller)
+            if ride is not None:
+                self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
+
+    @staticmethod
+    def _appoint(ride: Ride[_Caller] | None) -> None:
+        """Wake the rider whose deadline is the ride's, to send it."""
+        if ride is not None:
+            leader = max(ride.riders, key=lambda rider: rider.deadline_s)
+            leader.to_lead = ride
+            leader.wake.set()
