@@ -1,0 +1,60 @@
+"""What is measured: a model and the images that are sent to it. A new case is one more line in CASES."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regard_models import Preprocessing, create, save_bundle
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload.
+
+    Attributes:
+        about: what it is, for the table's reader.
+        model: a registered name.
+        input_size: height and width of the network's input.
+        image: makes what a caller sends.
+    """
+
+    about: str
+    model: str
+    input_size: int
+    image: Callable[[], np.ndarray | bytes]
+
+    def save_model(self, folder: Path) -> Path:
+        """Write the model, with weights of a seed, where a server and a plain loop both find it."""
+        path = folder / f"{self.model}-{self.input_size}.safetensors"
+        size = self.input_size
+        model = create(self.model, input_size=(size, size)).eval()
+        save_bundle(path, model, preprocessing=Preprocessing(size, size, size), source="benchmark")
+        return path
+
+
+def pixels(side: int) -> np.ndarray:
+    """Return uint8 noise, (side, side, 3): no decoding and no resizing."""
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+
+
+def photograph() -> bytes:
+    """Return a JPEG of 500 × 375, smooth with some texture, about as large as a photograph of that size."""
+    noise = np.random.default_rng(0).normal(128, 60, (24, 32, 3)).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+CASES = {
+    "tiny": Case(
+        "three thin layers, uint8 32x32: the cost of serving", "resnet_tiny", 32, lambda: pixels(32)
+    ),
+    "small": Case("ResNet-18, uint8 64x64", "resnet18", 64, lambda: pixels(64)),
+    "mini": Case("the default model, JPEG 500x375 to 224", "resnet_mini", 224, photograph),
+    "resnet50": Case("ResNet-50, JPEG 500x375 to 224", "resnet50", 224, photograph),
+}

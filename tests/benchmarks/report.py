@@ -1,0 +1,52 @@
+"""What every benchmark prints: a table for people, and the same as JSON with the machine's name."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("bench-results")
+
+
+def machine() -> dict[str, Any]:
+    """Name the machine and the versions that a figure depends on."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    return {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "grpcio", "protobuf")},
+    }
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of like keys, numbers to the right; a row shows what it has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in (columns, *cells):
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def save(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
+    """Write rows, settings and machine to bench-results/NAME.json and return the path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    report = {"benchmark": name, "when": when, "machine": machine(), "settings": settings, "rows": list(rows)}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    return path
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    return str(value)
