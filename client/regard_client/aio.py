@@ -1,8 +1,8 @@
 """The client for asyncio: as many tasks as you like on one channel, of one event loop."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 import numpy.typing as npt
 
+from regard_client.bulk import TIMEOUT_S
+from regard_client.bulk_tasks import BulkCalls, Images
 from regard_client.catalog import Model, read_model
 from regard_client.channel import (
     DEFAULT_TRANSPORT,
@@ -19,7 +21,7 @@ from regard_client.channel import (
     channel_credentials,
 )
 from regard_client.coalescing import Coalescing
-from regard_client.core import Core, Outputs, coalescing, only
+from regard_client.core import Core, Outputs, bulk_limits, coalescing, only
 from regard_client.images import ImageLike, Picture, read_image, reads_files
 from regard_client.query import AttentionReduction, Encoding, Priority, Query
 from regard_client.readiness import WATCH
@@ -54,28 +56,29 @@ class AsyncClient:
         l2_normalize: bool = False,
         encoding: Encoding = "float32",
         expected_fingerprint: str | None = None,
-        priority: Priority = "interactive",
+        priority: Priority | None = None,
         attention_reduction: AttentionReduction = "none",
         credentials: Credentials = None,
         token: str | None = None,
         coalesce: bool | Coalescing = True,
+        max_in_flight: int = 4,
         transport: Transport = DEFAULT_TRANSPORT,
     ) -> None:
         query = Query(
             model=model,
             encoding=encoding,
             l2_normalize=l2_normalize,
-            priority=priority,
             attention_reduction=attention_reduction,
         )
         self._target = target
-        self._core = Core(target, query, expected_fingerprint)
+        self._core = Core(target, query, expected_fingerprint, priority)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._credentials = channel_credentials(credentials)
         self._options = transport.options(target)
         self._closed = False
-        self._shared = SharedCalls(self._core, coalescing(choice=coalesce), self._extract)
+        self._bulk_limits = bulk_limits(coalesce, max_in_flight)
+        self._shared = SharedCalls(self._core, coalescing(coalesce), self._extract)
 
     async def extract(
         self,
@@ -101,6 +104,43 @@ class AsyncClient:
         query = self._core.query(outputs, model)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         return only(await self._shared.ask(query, await _read(image), limit_s))
+
+    async def extract_many(
+        self,
+        images: Images,
+        *,
+        output: str = "embedding",
+        model: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> AsyncGenerator[npt.NDArray[Any], None]:
+        """Yield one output of each of many images, in order; see `Client.extract_many`.
+
+        The images may come from an async iterator, and each answer is yielded when it is there, however long the
+        next image takes.
+        """
+        async with aclosing(
+            self.results(images, outputs=output, model=model, timeout_s=timeout_s)
+        ) as results:
+            async for result in results:
+                yield only(result).outputs[output]
+
+    def results(
+        self,
+        images: Images,
+        *,
+        outputs: Outputs = "embedding",
+        model: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> AsyncGenerator[Result, None]:
+        """Yield a result for each of many images, in order; see `Client.results`."""
+        calls = BulkCalls(
+            self._core,
+            self._bulk_limits,
+            lambda: self._core.query(outputs, model, "bulk"),
+            timeout_s=timeout_s,
+            call=self._extract,
+        )
+        return calls.results(images)
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Return what the server serves; see `Client.models`."""
@@ -179,8 +219,10 @@ class AsyncClient:
             raise self._core.closed()
         try:
             yield
-        except (grpc.aio.UsageError, asyncio.CancelledError):
-            if self._closed:
+        except asyncio.CancelledError:
+            # Closing a channel cancels its calls; a cancelled caller is another matter.
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
                 raise self._core.closed() from None
             raise
 

@@ -122,7 +122,7 @@ def read_model(model: pb.Model) -> Model:
             mean=tuple(preprocessing.mean),
             std=tuple(preprocessing.std),
         ),
-        outputs=MappingProxyType({output.name: _read_output(output) for output in model.outputs}),
+        outputs={output.name: _read_output(output) for output in model.outputs},
         compute_dtype=model.compute_dtype,
         engine=model.engine,
         device=model.device,

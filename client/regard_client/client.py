@@ -1,14 +1,16 @@
 """The client for threads: as many callers as you like on one channel."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import numpy.typing as npt
 
+from regard_client.bulk import TIMEOUT_S
+from regard_client.bulk_threads import BulkCalls, PendingCall
 from regard_client.catalog import Model, read_model
 from regard_client.channel import (
     DEFAULT_TRANSPORT,
@@ -18,7 +20,7 @@ from regard_client.channel import (
     channel_credentials,
 )
 from regard_client.coalescing import Coalescing
-from regard_client.core import Core, Outputs, coalescing, only
+from regard_client.core import Core, Outputs, bulk_limits, coalescing, only
 from regard_client.images import ImageLike, read_image
 from regard_client.query import AttentionReduction, Encoding, Priority, Query
 from regard_client.readiness import WATCH
@@ -46,11 +48,13 @@ class Client:
         encoding: how values travel; float32 is exact, the others are smaller.
         expected_fingerprint: the only version of the model that may answer; "pin" for the one that answers
             first. Keeps vectors of two versions from being mixed.
-        priority: which requests go first; "bulk" takes what room the others leave.
+        priority: which requests go first; "bulk" takes what room the others leave. None: "interactive" for
+            single images, "bulk" for many.
         attention_reduction: how attention maps over queries and keys are reduced before they travel.
         credentials: TLS or mTLS; None for plain text.
         token: a bearer token that goes with every call; readable on the way without TLS.
         coalesce: whether concurrent calls ride together in one message, or how much of that.
+        max_in_flight: messages of one `extract_many` or `results` that are on their way at once.
         transport: limits, retries and keepalive.
 
     Raises:
@@ -66,21 +70,21 @@ class Client:
         l2_normalize: bool = False,
         encoding: Encoding = "float32",
         expected_fingerprint: str | None = None,
-        priority: Priority = "interactive",
+        priority: Priority | None = None,
         attention_reduction: AttentionReduction = "none",
         credentials: Credentials = None,
         token: str | None = None,
         coalesce: bool | Coalescing = True,
+        max_in_flight: int = 4,
         transport: Transport = DEFAULT_TRANSPORT,
     ) -> None:
         query = Query(
             model=model,
             encoding=encoding,
             l2_normalize=l2_normalize,
-            priority=priority,
             attention_reduction=attention_reduction,
         )
-        self._core = Core(target, query, expected_fingerprint)
+        self._core = Core(target, query, expected_fingerprint, priority)
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token)
         self._closed = threading.Event()
@@ -91,7 +95,8 @@ class Client:
             else grpc.insecure_channel(target, options)
         )
         self._stub = FeatureServiceStub(self._channel)
-        self._shared = SharedCalls(self._core, coalescing(choice=coalesce), self._extract)
+        self._bulk_limits = bulk_limits(coalesce, max_in_flight)
+        self._shared = SharedCalls(self._core, coalescing(coalesce), self._extract)
 
     def extract(
         self,
@@ -129,6 +134,60 @@ class Client:
         query = self._core.query(outputs, model)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         return only(self._shared.ask(query, read_image(image), limit_s))
+
+    def extract_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        output: str = "embedding",
+        model: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Yield one output of each of many images, in order, and stop at the first that has none.
+
+        Use `results` to go on past bad images. Images are drawn as they are needed, a few messages ahead, so
+        there may be any number of them. A server that is overloaded or restarts is waited for.
+
+        Args:
+            images: see `extract`.
+            output: what to yield, as in `Model.outputs`.
+            model: another model than the client's.
+            timeout_s: how long one message of several images may take, and how long it is tried again.
+
+        Raises:
+            RegardError: an image has no features, or the server did not answer.
+            TypeError: an image is none of the accepted kinds.
+            OSError: an image's file cannot be read.
+        """
+        with closing(self.results(images, outputs=output, model=model, timeout_s=timeout_s)) as results:
+            for result in results:
+                yield only(result).outputs[output]
+
+    def results(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        outputs: Outputs = "embedding",
+        model: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Generator[Result, None, None]:
+        """Yield a result for each of many images, in order; what is wrong with an image is in `Result.error`.
+
+        Everything else is as in `extract_many`.
+
+        Raises:
+            RegardError: the server did not answer, or refused a request for another reason than its images.
+            TypeError: an image is none of the accepted kinds.
+        """
+        calls = BulkCalls(
+            self._core,
+            self._bulk_limits,
+            lambda: self._core.query(outputs, model, "bulk"),
+            timeout_s=timeout_s,
+            begin=self._begin,
+            sleep=self._closed.wait,
+        )
+        return calls.results(images)
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Return what the server serves.
@@ -189,6 +248,10 @@ class Client:
     def _extract(self, request: pb.ExtractRequest, timeout_s: float) -> pb.ExtractResponse:
         with self._open():
             return self._stub.Extract(request, timeout=timeout_s, metadata=self._metadata)
+
+    def _begin(self, request: pb.ExtractRequest, timeout_s: float) -> PendingCall:
+        with self._open():
+            return self._stub.Extract.future(request, timeout=timeout_s, metadata=self._metadata)
 
     def _call(
         self,

@@ -22,7 +22,7 @@ from regard_client.errors import (
     RegardError,
 )
 from regard_client.images import Picture
-from regard_client.query import Query
+from regard_client.query import Priority, Query
 from regard_client.readiness import Readiness
 from regard_client.results import Result, read_result
 from regard_client.statuses import error_of_call
@@ -54,11 +54,17 @@ class Failed:
 Outcome: TypeAlias = Answered | Failed
 
 
-def coalescing(*, choice: bool | Coalescing) -> Coalescing:
+def coalescing(choice: bool | Coalescing) -> Coalescing:  # noqa: FBT001 - it is the client's option of that name
     """Return what the client's `coalesce` option stands for."""
     if isinstance(choice, Coalescing):
         return choice
     return Coalescing() if choice else _APART
+
+
+def bulk_limits(choice: bool | Coalescing, max_in_flight: int) -> Coalescing:  # noqa: FBT001 - see above
+    """Return what one message of many images holds: as much as coalesced ones, however those are chosen."""
+    limits = choice if isinstance(choice, Coalescing) else Coalescing()
+    return replace(limits, max_in_flight=max_in_flight)
 
 
 class Core:
@@ -68,23 +74,33 @@ class Core:
         target: the server's address, for messages.
         query: what is asked unless a call says otherwise.
         expected_fingerprint: the only version that may answer; "pin" for the one that answers first.
+        priority: of all calls; None for "interactive" where one image is asked for and "bulk" for many.
     """
 
-    def __init__(self, target: str, query: Query, expected_fingerprint: str | None) -> None:
+    def __init__(
+        self, target: str, query: Query, expected_fingerprint: str | None, priority: Priority | None
+    ) -> None:
         self._target = target
         self._pins: bool = expected_fingerprint == "pin"
         self._pinned: dict[str, str] = {}
+        if priority is not None:
+            query = replace(query, priority=priority)  # so that a wrong one is told of now
         fixed = "" if self._pins else expected_fingerprint or ""
+        self._priority = priority
         self._query = replace(query, expected_fingerprint=fixed)
         self._client_id = secrets.token_hex(4)
         self._counter = itertools.count(1)
 
-    def query(self, outputs: Outputs, model: str | None) -> Query:
-        """Return what one call asks; with "pin", of the version that answered before."""
+    def query(self, outputs: Outputs, model: str | None, priority: Priority = "interactive") -> Query:
+        """Return what one call asks; with "pin", of the version that answered before.
+
+        The priority is that of the kind of call; the client's own goes before it.
+        """
         name = self._query.model if model is None else model
         return replace(
             self._query,
             model=name,
+            priority=self._priority or priority,
             outputs=(outputs,) if isinstance(outputs, str) else tuple(outputs),
             expected_fingerprint=self._pinned.get(name, self._query.expected_fingerprint),
         )
@@ -93,10 +109,17 @@ class Core:
         """Return a message for some images, under a name of its own."""
         return query.request(pictures, f"{self._client_id}-{next(self._counter)}")
 
-    def _check(self, query: Query, response: pb.ExtractResponse, images: int) -> None:
-        if len(response.results) != images:
+    def check(self, query: Query, answered: Answered) -> None:
+        """Refuse a response that does not fit its request; pin its fingerprint if that is asked.
+
+        Raises:
+            InternalServerError: it has another number of results than there were images.
+            FingerprintMismatchError: another version answered than the one expected.
+        """
+        response = answered.response
+        if len(response.results) != answered.images:
             raise InternalServerError(
-                f"{self._target} answered {images} images with {len(response.results)} results",
+                f"{self._target} answered {answered.images} images with {len(response.results)} results",
                 request_id=response.request_id,
             )
         expected = query.expected_fingerprint
@@ -119,7 +142,7 @@ class Core:
         """
         if isinstance(outcome, Failed):
             raise self.translate(outcome.cause, outcome.request_id) from outcome.cause
-        self._check(query, outcome.response, outcome.images)
+        self.check(query, outcome)
         return read_result(outcome.response, outcome.index)
 
     def translate(self, cause: grpc.RpcError, request_id: str = "") -> RegardError:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -46,7 +45,7 @@ class Result:
         request_id: the name of the message in the server's log.
     """
 
-    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=lambda: MappingProxyType({}))
+    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     timings: Timings = Timings()
     model: str = ""
     fingerprint: str = ""
@@ -70,7 +69,7 @@ def read_result(response: pb.ExtractResponse, index: int) -> Result:
     else:
         error = error_of_status(result.error, request_id=response.request_id)
     return Result(
-        outputs=MappingProxyType(outputs),
+        outputs=outputs,
         timings=_read_timings(result.timings),
         model=response.model,
         fingerprint=response.fingerprint,

@@ -1,0 +1,1 @@
+"""The subcommands of `regard` that need nothing but the client."""
