@@ -20,15 +20,14 @@ from regard_models.errors import WeightsError
 from regard_models.preprocessing import Preprocessing
 from regard_models.registry import MODELS, build, entry
 from regard_models.spec import ModelSpec
+from regard_models.state import load_strictly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
 FORMAT = "regard-model-1"
-SHOWN = 5
-"""How many differing keys an error names."""
 
 
 @dataclass(frozen=True)
@@ -135,34 +134,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path}: not a safetensors file ({cause})") from cause
 
 
-def load_strictly(model: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Put tensors into a model, which may be on the meta device, if every key and every shape fits.
-
-    The tensors are taken over as they are, never copied into the old ones, so aliased parameters cannot
-    overwrite each other.
-
-    Raises:
-        WeightsError: naming the first few keys that are missing, unexpected or of another shape.
-    """
-    expected = model.state_dict()
-    faults = [
-        *_listed("missing", expected.keys() - tensors.keys()),
-        *_listed("unexpected", tensors.keys() - expected.keys()),
-        *_listed(
-            "of another shape",
-            (
-                f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-                for key in expected.keys() & tensors.keys()
-                if tensors[key].shape != expected[key].shape
-            ),
-        ),
-    ]
-    if faults:
-        raise WeightsError(f"{where} does not fit the model: " + "; ".join(faults))
-    fitted = {key: tensors[key].to(expected[key].dtype).contiguous() for key in expected}
-    model.load_state_dict(fitted, assign=True)
-
-
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Hash keys, dtypes, shapes and bytes, in the order of the keys."""
     sha = hashlib.sha256()
@@ -175,12 +146,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _is_path(source: str | Path) -> bool:
     return isinstance(source, Path) or source.endswith(".safetensors") or "/" in source
-
-
-def _listed(fault: str, names: Iterable[str]) -> list[str]:
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:SHOWN]) + (", …" if len(ordered) > SHOWN else "")
-    return [f"{len(ordered)} {fault} ({shown})"] if ordered else []
 
 
 def _bundle(

@@ -37,7 +37,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _value(owner: nn.Module, name: str, key: str, seed: int) -> Tensor:
     like: Tensor = getattr(owner, name)
-    if isinstance(owner, nn.BatchNorm2d):
+    if isinstance(owner, nn.BatchNorm1d | nn.BatchNorm2d):
         return torch.full(like.shape, NORM_VALUES[name], dtype=like.dtype)
     if like.ndim <= 1:
         return torch.zeros(like.shape)

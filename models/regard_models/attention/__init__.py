@@ -1,36 +1,45 @@
-"""The five attention mechanisms, and the table by which a spec's slots name them."""
+"""The five attention mechanisms.
 
-from __future__ import annotations
+    external           EA      a memory shared by all images
+    multi_head         MHSA    on tokens;  relative: on a feature map, with BoTNet's position code
+    selective_kernel   SK      branches of different reach
+    dual               DA      over positions and channels;  dual_paper: as published networks have it
+    pyramid            EPSA    kernels of four sizes
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+`from_original` and `load_original` take the published classes' names, arguments and keys; a spec's slots name
+mechanisms by the table in `regard_models.attention.mechanisms`.
+"""
 
+from regard_models.attention.dual import (
+    ChannelAttention,
+    DualAttention,
+    PositionAttention,
+    SimplifiedAttention,
+)
+from regard_models.attention.dual_paper import ResidualDualAttention
+from regard_models.attention.external import ExternalAttention
 from regard_models.attention.module import AttentionModule, MapInfo, Maps
+from regard_models.attention.multi_head import MultiHeadAttention
+from regard_models.attention.original import from_original, load_original
+from regard_models.attention.pyramid import ChannelExcitation, PyramidAttention
+from regard_models.attention.relative import RelativeAttention
+from regard_models.attention.selective_kernel import SelectiveKernel
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["MECHANISMS", "AttentionModule", "MapInfo", "Maps", "Site"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where in a trunk a mechanism is to be built.
-
-    Attributes:
-        channels: channels in and channels out.
-        stride: how much smaller the result is.
-        dilation: of the 3x3 that is replaced.
-        groups: of the 3x3 that is replaced.
-        size: height and width of the feature map at the model's own input size.
-    """
-
-    channels: tuple[int, int]
-    stride: int
-    dilation: int
-    groups: int
-    size: tuple[int, int]
-
-
-MECHANISMS: dict[str, Callable[..., AttentionModule]] = {}
-"""Builders by name: each takes a `Site` and the slot's arguments as keywords."""
+__all__ = [
+    "AttentionModule",
+    "ChannelAttention",
+    "ChannelExcitation",
+    "DualAttention",
+    "ExternalAttention",
+    "MapInfo",
+    "Maps",
+    "MultiHeadAttention",
+    "PositionAttention",
+    "PyramidAttention",
+    "RelativeAttention",
+    "ResidualDualAttention",
+    "SelectiveKernel",
+    "SimplifiedAttention",
+    "from_original",
+    "load_original",
+]

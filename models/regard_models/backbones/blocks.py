@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard_models.attention import AttentionModule, MapInfo, Maps, Site
+from regard_models.attention import AttentionModule, MapInfo, Maps
+from regard_models.attention.mechanisms import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard_models.attention import MECHANISMS, AttentionModule, Maps, Site
+from regard_models.attention import AttentionModule, Maps
+from regard_models.attention.mechanisms import MECHANISMS, Site
 from regard_models.backbones.blocks import BLOCKS, BlockShape, ResidualBlock
 from regard_models.backbones.heads import HEADS, Head, pool
 from regard_models.backbones.stems import build_stem, stem_channels
