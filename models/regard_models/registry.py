@@ -11,7 +11,7 @@ from regard_models.backbones import ResNet
 from regard_models.errors import UnknownModelError, near
 from regard_models.initial import initial_state
 from regard_models.preprocessing import Preprocessing
-from regard_models.spec import ModelSpec
+from regard_models.spec import AttentionSlot, ModelSpec, slot
 
 DEFAULT_MODEL = "resnet_mini"
 """The plain small one: 8 ms on one core at 224 pixels, so that a demo answers at once on any machine."""
@@ -25,16 +25,76 @@ class Entry:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 
+RESNET50 = ModelSpec("bottleneck", (3, 4, 6, 3))
+RESNET101 = ModelSpec("bottleneck", (3, 4, 23, 3))
 MINI = ModelSpec("basic", (1, 2, 2, 1), width=32)
+"""The trunk of the small models: 1.9 M parameters, an embedding of 256, 0.3 G multiplications at 224."""
+
+
+def _with(spec: ModelSpec, *slots: AttentionSlot, **changes: Any) -> Entry:
+    return Entry(spec.override(attention=slots, **changes))
+
+
+def _dilated(spec: ModelSpec, head: str, layer4: tuple[int, ...], num_classes: int) -> Entry:
+    """Make a segmentation network: a deep stem, and strides of the last two stages turned into dilations."""
+    return Entry(
+        spec.override(
+            stem="deep",
+            strides=(1, 2, 1, 1),
+            dilations=((), (), (1, 2), layer4),
+            attention=(slot(head, "head"),),
+            num_classes=num_classes,
+            input_size=(480, 480),
+        ),
+        Preprocessing(480, 480, 520),
+    )
+
+
+SK_SPLIT = slot("selective_kernel", "replace", least=0, divisor=8, split_input=True)
+SK_BASIC = slot("selective_kernel", "replace", ratio=8, least=0, divisor=16, split_input=True)
+SK_PAPER = slot("selective_kernel", "replace")
+EPSA = slot("pyramid", "replace")
+BOTTLENECK_TRANSFORMER = (
+    slot("relative", "replace", stages=(3,), blocks=(-1,)),
+    slot("relative", "replace", stages=(4,)),
+)
+RESNEXT = {"groups": 32, "group_width": 4}
 
 MODELS: dict[str, Entry] = {
     "resnet18": Entry(ModelSpec("basic", (2, 2, 2, 2))),
     "resnet34": Entry(ModelSpec("basic", (3, 4, 6, 3))),
-    "resnet50": Entry(ModelSpec("bottleneck", (3, 4, 6, 3))),
-    "resnet101": Entry(ModelSpec("bottleneck", (3, 4, 23, 3))),
+    "resnet50": Entry(RESNET50),
+    "resnet101": Entry(RESNET101),
     "resnet152": Entry(ModelSpec("bottleneck", (3, 8, 36, 3))),
-    "resnext50_32x4d": Entry(ModelSpec("bottleneck", (3, 4, 6, 3), groups=32, group_width=4)),
+    "resnext50_32x4d": Entry(RESNET50.override(**RESNEXT)),
+    "epsanet50": _with(RESNET50, EPSA),
+    "epsanet101": _with(RESNET101, EPSA),
+    "skresnet18": _with(ModelSpec("basic", (2, 2, 2, 2)), SK_BASIC),
+    "skresnet34": _with(ModelSpec("basic", (3, 4, 6, 3)), SK_BASIC),
+    "skresnet50": _with(RESNET50, SK_SPLIT),
+    "skresnext50_32x4d": _with(RESNET50, SK_PAPER, **RESNEXT),
+    "skresnext101_32x4d": _with(RESNET101, SK_PAPER, **RESNEXT),
+    "sk_resnet50": _with(RESNET50, slot("selective_kernel_grouped", "replace")),
+    "sk_resnet101": _with(RESNET101, slot("selective_kernel_grouped", "replace")),
+    "botnet26t_256": Entry(
+        ModelSpec(
+            "bottleneck", (2, 2, 2, 2), stem="tiered", attention=BOTTLENECK_TRANSFORMER, input_size=(256, 256)
+        ),
+        Preprocessing(256, 256, 269, "bicubic"),
+    ),
+    "botnet50": _with(RESNET50, slot("relative", "replace", stages=(4,))),
+    "danet_resnet50": _dilated(RESNET50, "dual", (4, 8, 16), 19),
+    "danet_resnet101": _dilated(RESNET101, "dual", (4, 8, 16), 19),
+    "eanet_resnet50": _dilated(RESNET50, "external", (2, 8, 16), 21),
+    "eanet_resnet101": _dilated(RESNET101, "external", (2, 8, 16), 21),
     "resnet_mini": Entry(MINI),
+    "ea_mini": _with(MINI, slot("external", "after", stages=(3, 4), blocks=(-1,))),
+    "mhsa_mini": _with(
+        MINI, slot("relative", "replace", stages=(3,), blocks=(-1,)), slot("relative", "replace", stages=(4,))
+    ),
+    "sk_mini": _with(MINI, SK_BASIC),
+    "da_mini": _with(MINI, slot("dual", "after", stages=(3, 4), blocks=(-1,))),
+    "epsa_mini": _with(MINI, slot("pyramid", "replace", groups=(1, 2, 4, 8), reduction=8)),
     "resnet_tiny": Entry(
         ModelSpec("basic", (1, 1, 1, 1), width=8, num_classes=10, input_size=(32, 32)),
         Preprocessing(32, 32, 32),

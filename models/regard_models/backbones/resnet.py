@@ -17,7 +17,7 @@ from torch.nn import functional
 from regard_models.attention import AttentionModule, Maps
 from regard_models.attention.mechanisms import MECHANISMS, Site
 from regard_models.backbones.blocks import BLOCKS, BlockShape, ResidualBlock
-from regard_models.backbones.heads import HEADS, Head, pool
+from regard_models.backbones.heads import HEADS, Head
 from regard_models.backbones.stems import build_stem, stem_channels
 from regard_models.errors import InputShapeError, SpecError, near
 from regard_models.outputs import OutputInfo, check_outputs
@@ -92,8 +92,7 @@ class ResNet(nn.Module):
     @cached_property
     def outputs(self) -> Mapping[str, OutputInfo]:
         """Every output by name, in the order of the network, the embedding and the logits first."""
-        final = self.spec.resolution(4)
-        behind = self.head.outputs(*final) if self.head else self._plain_outputs()
+        behind = self.head.outputs if self.head else self._plain_outputs()
         offered = [*behind.values()]
         for stage in STAGES:
             channels, (height, width) = self.spec.channels(stage), self.spec.resolution(stage)
@@ -133,7 +132,7 @@ class ResNet(nn.Module):
         if self.head is not None:
             found: dict[str, Tensor] = self.head.run(x, wanted)
             return found
-        embedding = pool(x)
+        embedding = x.mean((2, 3))
         if self.fc is not None and "logits" in wanted:
             return {"embedding": embedding, "logits": self.fc(embedding)}
         return {"embedding": embedding}
@@ -190,7 +189,6 @@ def _build_head(spec: ModelSpec) -> Head | None:
     for each in spec.slots("head"):
         if each.mechanism not in HEADS:
             raise SpecError(f"no head {each.mechanism!r}; {near(each.mechanism, HEADS)}")
-        return HEADS[each.mechanism](
-            channels=spec.channels(4), num_classes=spec.num_classes, **dict(each.args)
-        )
+        size = spec.resolution(4)
+        return HEADS[each.mechanism](spec.channels(4), spec.num_classes, size, **dict(each.args))
     return None
