@@ -40,6 +40,10 @@ class ElementType:
         return rows * ((columns * self.bits + 7) // 8)
 
 
+# numpy's own limits: 32 axes before numpy 2, and sizes in bytes that fit in 63 bits.
+MAX_AXES: Final = 32
+MAX_ELEMENTS: Final = 1 << 60
+
 ELEMENT_TYPES: Final = MappingProxyType(
     {
         pb.DATA_TYPE_UINT8: ElementType("uint8", np.dtype("u1"), 8),
@@ -60,12 +64,17 @@ def check(tensor: pb.Tensor) -> ElementType:
     """Return the element type of a tensor whose data has the length that its type and shape imply.
 
     Raises:
-        MalformedTensorError: the type is unknown, or the length is another.
+        MalformedTensorError: the type is unknown, the length is another, or no array has such a shape.
     """
     element = ELEMENT_TYPES.get(tensor.dtype)
     if element is None:
         known = ", ".join(each.name for each in ELEMENT_TYPES.values())
         raise MalformedTensorError(f"tensor has no known dtype ({tensor.dtype}); expected one of {known}")
+    if len(tensor.shape) > MAX_AXES:
+        raise MalformedTensorError(f"tensor has {len(tensor.shape)} axes; expected {MAX_AXES} at most")
+    # An axis of length zero makes any shape cost no bytes, so the others are minded apart.
+    if math.prod(length or 1 for length in tensor.shape) > MAX_ELEMENTS:
+        raise MalformedTensorError(f"tensor of shape {tuple(tensor.shape)} is larger than any array can be")
     expected = element.nbytes(tensor.shape)
     if len(tensor.data) != expected:
         raise MalformedTensorError(
@@ -99,7 +108,7 @@ def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_T
     """Write an array of numbers as a tensor of the given type, shape kept.
 
     Raises:
-        MalformedTensorError: the type is unspecified or unknown.
+        MalformedTensorError: the type is unspecified or unknown, or values for INT8 are not finite.
     """
     write = _WRITERS.get(dtype)
     if write is None:
@@ -110,6 +119,8 @@ def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_T
 
 def _write_int8(array: npt.NDArray[Any]) -> tuple[bytes, float]:
     largest = float(np.abs(array).max(initial=0.0))
+    if not math.isfinite(largest):
+        raise MalformedTensorError("NaN and infinity have no int8 form; expected finite values")
     # The scale travels as float32; dividing by that very value keeps the largest element at ±127.
     scale = float(np.float32(largest / 127)) or 1.0
     return np.clip(np.rint(array / scale), -127, 127).astype(np.int8).tobytes(), scale
