@@ -72,7 +72,8 @@ def _run(entry: EntryPoint, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except UnavailableError as error:
-        return _complain(f"{error}. Is the server running? `regard serve` starts one")
+        hint = "" if error.reason else ". Is the server running? `regard serve` starts one"
+        return _complain(f"{error}{hint}")
     except RegardError as error:
         return _complain(str(error))
     except _MissingExtraError as error:

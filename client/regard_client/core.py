@@ -133,7 +133,7 @@ class Core:
                 request_id=response.request_id,
             )
 
-    def result(self, query: Query, outcome: Outcome) -> Result:
+    def result(self, query: Query, outcome: Outcome, timeout_s: float) -> Result:
         """Return one image's result out of what became of its message.
 
         Raises:
@@ -141,7 +141,10 @@ class Core:
                 than there were images, or another fingerprint than the one expected.
         """
         if isinstance(outcome, Failed):
-            raise self.translate(outcome.cause, outcome.request_id) from outcome.cause
+            error = self.translate(outcome.cause, outcome.request_id)
+            if isinstance(error, DeadlineExceededError) and not error.reason:
+                error = self.late(timeout_s)  # gRPC's own, which does not say how long it was
+            raise error from outcome.cause
         self.check(query, outcome)
         return read_result(outcome.response, outcome.index)
 

@@ -67,19 +67,22 @@ def error_of_status(
     """Return the error that a status means, by its reason first and by its code otherwise."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
     info = error_details_pb2.ErrorInfo()
+    request = error_details_pb2.RequestInfo(request_id=request_id)
     retry = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) and detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
         elif detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             detail.Unpack(info)
+        elif detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR):
+            detail.Unpack(request)
     reason = info.reason if info.domain == DOMAIN else ""
     return _class_for(code, reason)(
         status.message or code.name,
         code=code,
-        reason=reason or None,
+        reason=reason,
         retry_after_s=retry_after_s,
-        request_id=request_id,
+        request_id=request.request_id,
     )
 
 

@@ -64,7 +64,7 @@ class SharedCalls:
             deserted = self._coalescer.leave(caller)
             if deserted is not None:
                 self._away[deserted].cancel()
-        return self._core.result(query, outcome)
+        return self._core.result(query, outcome, timeout_s)
 
     def _send_off(self, ride: Ride[_Caller] | None) -> None:
         if ride is not None:

@@ -62,7 +62,7 @@ class SharedCalls:
                 self._lead(caller, ride)
             elif not self._wait(caller):
                 raise self._core.late(timeout_s)
-        return self._core.result(query, caller.outcome)
+        return self._core.result(query, caller.outcome, timeout_s)
 
     def _wait(self, caller: _Caller) -> bool:
         """Wait for an outcome or a ride to lead; False if there was neither in time."""
