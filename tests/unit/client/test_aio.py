@@ -1,0 +1,182 @@
+"""The client for asyncio, over real gRPC with the fake server."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+
+from regard_client import (
+    AsyncClient,
+    ClientClosedError,
+    Coalescing,
+    DeadlineExceededError,
+    InvalidImageError,
+    OverloadedError,
+    UnavailableError,
+)
+from regard_client.testing import FakeServer
+
+
+@pytest.fixture
+async def client(server):
+    async with AsyncClient(server.target) as connected:
+        yield connected
+
+
+def images(number):
+    return [f"image {index}".encode() for index in range(number)]
+
+
+async def start(coroutines):
+    """Start tasks and let each run until it waits."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def arrived(server, number):
+    await asyncio.to_thread(server.wait_for_calls, number)
+
+
+async def test_extract_and_result_are_as_in_the_client_for_threads(client, server):
+    """An image in, an array out; details with `result`."""
+    np.testing.assert_array_equal(await client.extract(b"photo"), server.vector(b"photo"))
+    result = await client.result(b"photo", outputs=["layer4"])
+    np.testing.assert_array_equal(result.outputs["layer4"], server.vector(b"photo", "layer4"))
+
+
+async def test_files_are_read_off_the_loop(client, server, tmp_path):
+    """A path is read in a thread; a missing one is an ordinary FileNotFoundError."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"jpeg")
+    np.testing.assert_array_equal(await client.extract(path), server.vector(b"jpeg"))
+    with pytest.raises(FileNotFoundError):
+        await client.extract(tmp_path / "none.jpg")
+
+
+async def test_concurrent_calls_ride_together(client, server):
+    """Calls that find two messages away share the next one, and each gets its own vector."""
+    with server.hold():
+        tasks = await start(client.extract(name) for name in images(20))
+        await arrived(server, 2)
+    for name, vector in zip(images(20), await asyncio.gather(*tasks), strict=True):
+        np.testing.assert_array_equal(vector, server.vector(name))
+    assert [len(call.images) for call in server.calls] == [1, 1, 18]
+
+
+async def test_a_rider_that_is_cancelled_while_it_waits_takes_no_place(client, server):
+    """Cancelling one who waits leaves the others of the next message their answers."""
+    with server.hold():
+        ahead = await start(client.extract(b"ahead") for _ in range(2))
+        await arrived(server, 2)
+        leaver, *stayers = await start(client.extract(name) for name in images(4))
+        leaver.cancel()
+        await asyncio.wait([leaver])
+    await asyncio.gather(*ahead)
+    for name, vector in zip(images(4)[1:], await asyncio.gather(*stayers), strict=True):
+        np.testing.assert_array_equal(vector, server.vector(name))
+    assert server.calls[2].images == tuple(images(4)[1:])
+
+
+async def test_a_rider_that_is_cancelled_under_way_does_not_stop_its_message(server):
+    """A message goes on for those who still wait for it."""
+    async with AsyncClient(server.target, coalesce=Coalescing(max_in_flight=1)) as client:
+        with server.hold():
+            (ahead,) = await start([client.extract(b"ahead")])
+            await arrived(server, 1)
+            leaver, stayer = await start(client.extract(name) for name in (b"leaver", b"stayer"))
+            ahead.cancel()  # so that the two depart while the server still holds
+            await arrived(server, 2)
+            leaver.cancel()
+            await asyncio.wait([leaver])
+        np.testing.assert_array_equal(await stayer, server.vector(b"stayer"))
+    assert server.calls[1].images == (b"leaver", b"stayer")
+
+
+async def test_a_message_that_nobody_waits_for_is_cancelled(client, server):
+    """When its last rider is gone, the call is given up, and the next one departs."""
+    with server.hold():
+        tasks = await start(client.extract(name) for name in images(3))
+        await arrived(server, 2)
+        for task in tasks[:2]:
+            task.cancel()
+        await asyncio.wait(tasks[:2])
+        await arrived(server, 3)
+    np.testing.assert_array_equal(await tasks[2], server.vector(images(3)[2]))
+
+
+async def test_a_caller_whose_deadline_passes_is_told_at_once(client, server):
+    """A rider does not wait for the message that it would have gone with, and takes no place in it."""
+    with server.hold():
+        ahead = await start(client.extract(b"ahead") for _ in range(2))
+        await arrived(server, 2)
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.05 s"):
+            await client.extract(b"late", timeout_s=0.05)
+    await asyncio.gather(*ahead)
+    assert len(server.calls) == 2
+
+
+async def test_errors_are_told_apart(client, server):
+    """A bad image and an overloaded server raise their own errors, chained to gRPC's."""
+    server.fail_image(b"bad")
+    with pytest.raises(InvalidImageError):
+        await client.extract(b"bad")
+    server.fail("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.5)
+    with pytest.raises(OverloadedError) as caught:
+        await client.extract(b"photo")
+    assert caught.value.retry_after_s == pytest.approx(0.5)
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+async def test_a_server_that_takes_fewer_images_gets_fewer():
+    """A message of too many images goes again in halves; no caller notices."""
+    with FakeServer(max_images=3) as server:
+        async with AsyncClient(server.target) as client:
+            vectors = await asyncio.gather(*(client.extract(name) for name in images(20)))
+        for name, vector in zip(images(20), vectors, strict=True):
+            np.testing.assert_array_equal(vector, server.vector(name))
+
+
+async def test_models_and_readiness(client, server):
+    """Models are described and waited for as in the client for threads."""
+    (model,) = await client.models()
+    assert model == await client.model()
+    server.set_serving(serving=False)
+    waiting = asyncio.ensure_future(client.wait_until_ready(30))
+    with pytest.raises(UnavailableError, match="NOT_SERVING"):
+        await client.wait_until_ready(0.2)
+    server.set_serving(serving=True)
+    await waiting
+
+
+async def test_a_client_can_be_made_without_a_loop_and_closed_unused():
+    """The constructor needs no running loop, and an unused client has nothing to close."""
+    client = await asyncio.to_thread(AsyncClient, "127.0.0.1:1")
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await client.extract(b"photo")
+
+
+async def test_closing_frees_those_who_wait(client, server):
+    """Callers in flight, and those waiting behind them, are told that the client was closed."""
+    with server.hold():
+        tasks = await start(client.extract(name) for name in images(8))
+        await arrived(server, 2)
+        await client.close()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ClientClosedError}
+
+
+async def test_a_bug_reaches_those_who_wait(client):
+    """An exception that nobody expects is raised in the caller, not lost in a background task."""
+
+    async def broken(*_):
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    client._shared._call = broken
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            await client.extract(b"photo")
