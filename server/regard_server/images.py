@@ -4,8 +4,8 @@
 
 Conversion rules, for every format: EXIF orientation is applied; grey is repeated over the three channels;
 palettes are looked up; transparency is laid over white; CMYK and other colour spaces go through Pillow's own
-conversion, embedded ICC profiles are not applied; 16-bit samples keep their upper 8 bits; of several frames
-the first counts.
+conversion, embedded ICC profiles are not applied; 16-bit samples keep their upper 8 bits, floating-point ones
+have no range to scale by and are refused; of several frames the first counts.
 
 Resizing is Pillow's antialiased filter on 8-bit pixels. Only the part of the picture that the crop keeps is
 resampled, which gives the same pixels and saves the rest.
@@ -32,6 +32,10 @@ from regard_server.errors import (
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _FILTERS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _CHANNELS: Final = 3
+# A scan can be a dozen bytes long and costs a pass over the whole picture: 1 MB of them over 49 megapixels keep a
+# decoder busy for five minutes. Encoders write about ten; libtiff draws the same line.
+_MAX_JPEG_SCANS: Final = 100
+_START_OF_SCAN: Final = b"\xff\xda"
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -60,6 +64,7 @@ def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pi
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.width, picture.height, limits)
+            _check_scans(data, picture)
             return _fit(_to_rgb(_upright(picture)), preprocessing)
     except UnidentifiedImageError as error:
         start = bytes(data[:8])
@@ -113,6 +118,14 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
+def _check_scans(data: bytes, picture: Image.Image) -> None:
+    scans = data.count(_START_OF_SCAN) if picture.format in {"JPEG", "MPO"} else 0
+    if scans > _MAX_JPEG_SCANS:
+        raise UndecodableImageError(
+            f"the JPEG has {scans} scans; at most {_MAX_JPEG_SCANS} are read, and a progressive one needs about 10"
+        )
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
     return ImageOps.exif_transpose(picture)
@@ -121,7 +134,9 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if picture.mode in {"I", "I;16", "I;16L", "I;16B", "I;16N", "F"}:
+    if picture.mode == "F":
+        raise UndecodableImageError("the image has floating-point samples; expected 8 or 16 bits a channel")
+    if picture.mode in {"I", "I;16", "I;16L", "I;16B", "I;16N"}:
         # Pillow clips these to 0…255 instead of scaling; keep the upper 8 of 16 bits.
         samples: npt.NDArray[Any] = np.asarray(picture)
         return Image.fromarray((np.clip(samples, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)).convert(

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -36,6 +37,9 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> logging.Logg
     handler = logging.StreamHandler(sys.stderr)
     text = _TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonFormatter() if form == "json" else text)
+    # Pillow warns of odd metadata in words of the picture's own: callers could write the log, and fill the memory in
+    # which Python remembers what it has warned of.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logger = logging.getLogger("regard")
     logger.setLevel(level.upper())

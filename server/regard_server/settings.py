@@ -27,6 +27,8 @@ from pydantic_settings import (
 ENV_PREFIX = "REGARD_"
 CONFIG_VARIABLE = "REGARD_CONFIG"
 MIB = 1 << 20
+# Pillow itself refuses pictures with more, whatever the setting says.
+PILLOW_MAX_PIXELS = 178_956_970
 
 
 class InvalidSettingsError(ValueError):
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
         256, description="Images in one request, at most."
     )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(20 * MIB, description="Bytes of one image, at most.")
-    max_image_pixels: Annotated[int, Field(ge=1)] = Field(
+    max_image_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)] = Field(
         50_000_000, description="Height × width of one image, at most; read before decoding."
     )
     max_tensor_side: Annotated[int, Field(ge=1)] = Field(
