@@ -1,0 +1,210 @@
+"""The batcher: callers on one side, a device thread on the other, and a clock that only the test moves."""
+
+import logging
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import pytest
+
+from regard_server.batcher import Batcher
+from regard_server.errors import ComputationError, DeadlineExpiredError, UnavailableError
+from regard_server.scheduler import Entry, Scheduler
+
+PATIENCE_S = 10.0
+NEVER = float("inf")
+
+
+class Clock:
+    """A clock that stands still unless it is told to move."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Device:
+    """A stand-in for the network: doubles every payload, each batch waiting for its own permission."""
+
+    def __init__(self):
+        self.batches = []
+        self.began = threading.Semaphore(0)
+        self.permits = threading.Semaphore(0)
+        self.faults = {}
+
+    def run(self, key, payloads):
+        number = len(self.batches)
+        self.batches.append((key, list(payloads)))
+        self.began.release()
+        assert self.permits.acquire(timeout=PATIENCE_S)
+        if number in self.faults:
+            raise self.faults[number]
+        return [payload * 2 for payload in payloads]
+
+    def wait_until_busy(self):
+        assert self.began.acquire(timeout=PATIENCE_S)
+
+    def permit(self, batches=1):
+        self.permits.release(batches)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def batcher(clock):
+    def deliver(outcomes):
+        for outcome in outcomes:
+            outcome.entry.owner.set_result(outcome)
+
+    return Batcher(
+        Scheduler(max_batch=lambda _key: 4), deliver, clock=clock, logger=logging.getLogger("batcher")
+    )
+
+
+@pytest.fixture
+def serving(batcher, device):
+    """The device thread, closed and ended at the end."""
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(batcher.serve, device.run)
+        yield served
+        batcher.close()
+        device.permit(100)
+        served.result(PATIENCE_S)
+
+
+def submit(batcher, payload, *, key="key", deadline=NEVER, arrived=100.0):
+    entry = Entry(key=key, payload=payload, owner=Future(), deadline=deadline, arrived=arrived)
+    batcher.submit(entry)
+    return entry
+
+
+def outcome(entry):
+    return entry.owner.result(PATIENCE_S)
+
+
+@pytest.mark.usefixtures("serving")
+def test_one_caller_alone_does_not_wait_for_others(batcher, device):
+    """A lone entry is dispatched although no clock ever moves."""
+    device.permit()
+    answer = outcome(submit(batcher, 3))
+    assert (answer.value, answer.batch_size) == (6, 1)
+
+
+@pytest.mark.usefixtures("serving")
+def test_those_who_come_while_the_device_is_busy_ride_together(batcher, device):
+    """Batches are bound late: a busy device's arrivals become one batch the moment it is free."""
+    first = submit(batcher, 1)
+    device.wait_until_busy()
+    others = [submit(batcher, payload) for payload in (2, 3, 4)]
+    assert batcher.waiting == 3
+    device.permit(2)
+    assert [outcome(each).value for each in (first, *others)] == [2, 4, 6, 8]
+    assert [payloads for _, payloads in device.batches] == [[1], [2, 3, 4]]
+    assert [outcome(each).batch_size for each in others] == [3, 3, 3]
+
+
+@pytest.mark.usefixtures("serving")
+def test_no_batch_is_larger_than_the_limit(batcher, device):
+    """What a batch has no room for rides in the next."""
+    submit(batcher, 0)
+    device.wait_until_busy()
+    others = [submit(batcher, payload) for payload in range(6)]
+    device.permit(3)
+    wait([each.owner for each in others], PATIENCE_S)
+    assert [len(payloads) for _, payloads in device.batches] == [1, 4, 2]
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_run_that_raises_fails_its_own_batch_only(batcher, device, caplog):
+    """The batch's callers get a ComputationError without details, and the next batch is served."""
+    device.faults[0] = RuntimeError("a secret of the network")
+    device.permit(2)
+    answer = outcome(submit(batcher, 1)).value
+    assert isinstance(answer, ComputationError)
+    assert "secret" not in answer.message
+    assert "a secret of the network" in caplog.text
+    assert outcome(submit(batcher, 2)).value == 4
+
+
+@pytest.mark.usefixtures("serving")
+def test_an_expired_entry_is_never_run(batcher, device, clock):
+    """Whoever waits past his deadline is answered DeadlineExpiredError, with how long he waited."""
+    submit(batcher, 0)
+    device.wait_until_busy()
+    doomed = submit(batcher, 1, deadline=105.0)
+    clock.now = 106.0
+    device.permit(2)
+    answer = outcome(doomed)
+    assert isinstance(answer.value, DeadlineExpiredError)
+    assert "after 6.000 s" in answer.value.message
+    assert (answer.batch_size, answer.queue_s) == (0, 6.0)
+    assert doomed.payload is None
+    outcome(submit(batcher, 2))
+    assert [payloads for _, payloads in device.batches] == [[0], [2]]
+
+
+@pytest.mark.usefixtures("serving")
+def test_who_left_is_not_run(batcher, device):
+    """A discarded entry is gone before the next batch is formed."""
+    submit(batcher, 0)
+    device.wait_until_busy()
+    left, stays = submit(batcher, 1), submit(batcher, 2)
+    assert batcher.discard(left)
+    device.permit(2)
+    outcome(stays)
+    assert device.batches[1] == ("key", [2])
+    assert not left.owner.done()
+
+
+@pytest.mark.usefixtures("serving")
+def test_outcomes_say_where_the_time_went(batcher, device, clock):
+    """Queueing ends and computing begins when the batch is dispatched."""
+    submit(batcher, 0)
+    device.wait_until_busy()
+    entry = submit(batcher, 1, arrived=clock.now)
+    clock.now += 2.0
+    device.permit()
+    device.wait_until_busy()
+    clock.now += 0.5
+    device.permit()
+    assert (outcome(entry).queue_s, outcome(entry).compute_s) == (2.0, 0.5)
+    assert entry.payload is None
+
+
+def test_closing_serves_those_who_wait_and_refuses_others(batcher, device, serving):
+    """After `close` the queue is emptied by serving it, newcomers are refused, and `serve` returns."""
+    first = submit(batcher, 0)
+    device.wait_until_busy()
+    waiting = submit(batcher, 1)
+    batcher.close()
+    with pytest.raises(UnavailableError, match="shutting down"):
+        submit(batcher, 2)
+    device.permit(2)
+    assert [outcome(first).value, outcome(waiting).value] == [0, 2]
+    serving.result(PATIENCE_S)
+    assert batcher.waiting == 0
+
+
+def test_closing_an_idle_batcher_wakes_its_device(batcher, serving):
+    """A device that waits for work returns as soon as there will be none."""
+    batcher.close()
+    serving.result(PATIENCE_S)
+
+
+@pytest.mark.usefixtures("serving")
+def test_many_threads_lose_nothing_and_get_nothing_twice(batcher, device):
+    """Entries of concurrent submitters are answered exactly once, each with its own value."""
+    device.permit(1000)
+    with ThreadPoolExecutor(8) as callers:
+        entries = list(callers.map(lambda payload: submit(batcher, payload), range(500)))
+    assert [outcome(each).value for each in entries] == [payload * 2 for payload in range(500)]
+    assert sorted(payload for _, payloads in device.batches for payload in payloads) == list(range(500))

@@ -1,0 +1,78 @@
+"""The operator's port."""
+
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from regard_server.observe import ObservationPort
+
+
+class Truth:
+    live = True
+    ready = False
+
+
+@pytest.fixture
+def truth():
+    return Truth()
+
+
+@pytest.fixture
+def port(truth):
+    registry = CollectorRegistry()
+    Counter("seen", "Things seen.", registry=registry).inc(3)
+    port = ObservationPort("127.0.0.1:0", registry, live=lambda: truth.live, ready=lambda: truth.ready)
+    yield port
+    port.close()
+
+
+def get(address, path):
+    """Return (status, body)."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_are_scraped_as_text(port):
+    """/metrics is Prometheus' text format."""
+    status, body = get(port.start(), "/metrics")
+    assert status == 200
+    assert "seen_total 3.0" in body
+
+
+def test_the_probes_follow_the_truth(port, truth):
+    """Live and ready are different questions, asked at the moment of the probe."""
+    address = port.start()
+    assert [get(address, path)[0] for path in ("/livez", "/readyz")] == [200, 503]
+    truth.live, truth.ready = False, True
+    assert [get(address, path)[0] for path in ("/livez", "/readyz")] == [503, 200]
+
+
+def test_an_unknown_path_says_what_there_is(port):
+    """A wrong path is answered 404 with the right ones."""
+    status, body = get(port.start(), "/")
+    assert status == 404
+    assert "/metrics, /livez and /readyz" in body
+
+
+def test_a_port_in_use_is_an_oserror(port):
+    """Two processes cannot share the port, and the second hears of it."""
+    taken = port.start()
+    second = ObservationPort(taken, CollectorRegistry(), live=bool, ready=bool)
+    with pytest.raises(OSError, match="in use"):
+        second.start()
+    second.close()
+
+
+def test_closing_frees_the_port(port):
+    """After `close` the address can be bound again."""
+    address = port.start()
+    port.close()
+    again = ObservationPort(address, CollectorRegistry(), live=bool, ready=bool)
+    assert again.start() == address
+    again.close()
