@@ -13,7 +13,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )
-    default_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    default_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         30.0, description="Deadline of callers who set none, in seconds."
     )
     max_in_flight_images: Annotated[int, Field(ge=1)] = Field(
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     max_concurrent_streams: Annotated[int, Field(ge=1)] = Field(
         1024, description="Calls on one connection at a time."
     )
-    drain_timeout_s: Annotated[float, Field(ge=0)] = Field(
+    drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="After SIGTERM: how long calls in flight may take, in seconds."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
@@ -111,8 +111,10 @@ class Settings(BaseSettings):
 
     @field_validator("address", "metrics_address")
     @classmethod
-    def _is_address(cls, value: str) -> str:
-        if value.startswith("unix:") or not value:
+    def _is_address(cls, value: str, info: ValidationInfo) -> str:
+        on_socket = value.startswith("unix:") and info.field_name == "address"
+        off = not value and info.field_name == "metrics_address"
+        if on_socket or off:
             return value
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004 - the largest port
