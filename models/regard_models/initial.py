@@ -53,7 +53,7 @@ def _exceptions(model: nn.Module) -> dict[str, Tensor]:
     for path, module in model.named_modules():
         values: dict[str, float] = getattr(module, "starts_at", {})
         if isinstance(module, ResidualBlock):
-            values = {f"{module.STEPS[-1][1]}.weight": BRANCH_SCALE}
+            values = {f"{module.NORMS[-1][1]}.weight": BRANCH_SCALE}
         for name, value in values.items():
             found[f"{path}.{name}".lstrip(".")] = torch.full(module.get_parameter(name).shape, value)
     return found

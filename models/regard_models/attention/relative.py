@@ -94,8 +94,9 @@ def resize_table(table: Tensor, side: int) -> Tensor:
     """Resize a table of offsets `(2n−1, d)` to `(2·side−1, d)`; its ends and its centre stay in place."""
     if len(table) == 2 * side - 1:
         return table
-    # In float32: the linear kernel has no half-precision form on every device.
-    wide = functional.interpolate(table.T[None].float(), 2 * side - 1, mode="linear", align_corners=True)
+    # Not in half precision, for which the linear kernel is missing on some devices.
+    exact = table if table.dtype is torch.float64 else table.float()
+    wide = functional.interpolate(exact.T[None], 2 * side - 1, mode="linear", align_corners=True)
     return wide[0].T.to(table.dtype)
 
 

@@ -74,6 +74,7 @@ class SelectiveKernel(AttentionModule):
         split_input: whether each branch sees only its share of the input's channels.
     """
 
+    NORMS: ClassVar[tuple[tuple[str, str], ...]] = (("reduce", "norm"),)
     normalised: ClassVar[bool] = True
 
     def __init__(

@@ -55,7 +55,7 @@ class BlockShape:
 class ResidualBlock(nn.Module):
     """What both kinds of block do: convolutions, each normalised, plus a shortcut, then a rectifier."""
 
-    STEPS: ClassVar[tuple[tuple[str, str], ...]]
+    NORMS: ClassVar[tuple[tuple[str, str], ...]]
     """Names of the convolutions and of the norms that follow them, in order."""
     SLOT: ClassVar[str]
     """The convolution that attention may replace."""
@@ -82,8 +82,8 @@ class ResidualBlock(nn.Module):
         """Return the block's result and the attention maps named in `wanted`."""
         maps: Maps = {}
         out = x
-        last = self.STEPS[-1]
-        for step in self.STEPS:
+        last = self.NORMS[-1]
+        for step in self.NORMS:
             layer, norm = (getattr(self, name) for name in step)
             if isinstance(layer, AttentionModule):
                 out, found = layer.attend(out, wanted)
@@ -116,7 +116,7 @@ class ResidualBlock(nn.Module):
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions; the first carries the stride and may be replaced by attention (as in timm)."""
 
-    STEPS = (("conv1", "bn1"), ("conv2", "bn2"))
+    NORMS = (("conv1", "bn1"), ("conv2", "bn2"))
     SLOT = "conv1"
 
     def __init__(self, shape: BlockShape, replace: Build | None = None, after: Build | None = None) -> None:
@@ -130,7 +130,7 @@ class BasicBlock(ResidualBlock):
 class Bottleneck(ResidualBlock):
     """A 3x3 convolution, or what attention puts in its place, between two 1x1."""
 
-    STEPS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+    NORMS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
     SLOT = "conv2"
 
     def __init__(self, shape: BlockShape, replace: Build | None = None, after: Build | None = None) -> None:

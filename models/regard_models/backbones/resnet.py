@@ -9,7 +9,7 @@ are torchvision's. Letters as in `regard_models.attention.module`; K classes, D 
 from __future__ import annotations
 
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +40,7 @@ class ResNet(nn.Module):
         min_side: the smallest height and width it accepts; every layer pads, so one pixel is enough.
     """
 
+    NORMS: ClassVar[tuple[tuple[str, str], ...]] = (("conv1", "bn1"),)
     min_side = 1
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
         check_outputs(outputs, self.outputs)
         _check_input(x)
         found: dict[str, Tensor] = {}
-        last = max((_step(name) for name in outputs), default=0)
+        last = max([0, *[_step(name) for name in outputs]])
         if last:
             x = functional.max_pool2d(functional.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         for stage in STAGES[:last]:

@@ -74,11 +74,11 @@ def convert_file(
         WeightsError: as `from_published` and `read_checkpoint`.
         SpecError: the source is a part of a network, not one to serve.
     """
+    ready = find_source(source).preprocessing
     model = from_published(source, read_checkpoint(file), input_size=input_size)
     if not isinstance(model, ResNet):
         raise SpecError(f"{source} is a part of a network; convert the whole network to serve it")
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    ready = find_source(source).preprocessing
     if input_size is not None:
         ready = ready.resized(model.spec.input_size)
     where = f"{source} from {Path(file).name}, sha256 {digest}"
