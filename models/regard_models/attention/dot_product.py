@@ -57,12 +57,11 @@ def attend(
         keep: whether the probabilities are wanted.
 
     Raises:
-        InputShapeError: `hidden` is not boolean.
+        InputShapeError: `hidden` is not boolean, or does not broadcast.
     """
     empty = None
     if hidden is not None:
-        if hidden.dtype != torch.bool:
-            raise InputShapeError(f"attention mask of {hidden.dtype}: expected bool, true = hidden")
+        hidden = _spread(hidden, (*heads.queries.shape[:3], heads.keys.shape[2]))
         empty = hidden.all(-1, keepdim=True)
         hidden = hidden & ~empty
     if weights is None and not keep:
@@ -78,6 +77,19 @@ def attend(
         out = out.masked_fill(empty, hidden_row)
         probabilities = None if probabilities is None else probabilities.masked_fill(empty, hidden_row)
     return out, probabilities if keep else None
+
+
+def _spread(hidden: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a mask as a view of full shape, which every kernel takes."""
+    if hidden.dtype != torch.bool:
+        raise InputShapeError(f"attention mask of {hidden.dtype}: expected bool, true = hidden")
+    try:
+        return hidden.broadcast_to(shape)
+    except RuntimeError as cause:
+        raise InputShapeError(
+            f"attention mask of shape {tuple(hidden.shape)}: expected one that broadcasts to {shape} "
+            "(images, heads, queries, keys); for padding pass (images, 1, 1, keys)"
+        ) from cause
 
 
 def _fused(heads: Heads, shown: Tensor | None, scale: float, dropout: float) -> Tensor:

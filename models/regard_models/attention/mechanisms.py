@@ -14,7 +14,8 @@ from regard_models.attention.dual_paper import ResidualDualAttention
 from regard_models.attention.external import ExternalAttention
 from regard_models.attention.pyramid import PyramidAttention
 from regard_models.attention.relative import RelativeAttention
-from regard_models.attention.selective_kernel import Branch, SelectiveKernel
+from regard_models.attention.selective_kernel import SelectiveKernel
+from regard_models.convolution import Branch
 from regard_models.errors import SpecError
 
 if TYPE_CHECKING:

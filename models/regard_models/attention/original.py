@@ -26,7 +26,8 @@ from regard_models.attention.dual import (
 from regard_models.attention.external import ExternalAttention
 from regard_models.attention.multi_head import MultiHeadAttention
 from regard_models.attention.pyramid import ChannelExcitation, PyramidAttention
-from regard_models.attention.selective_kernel import Branch, SelectiveKernel
+from regard_models.attention.selective_kernel import SelectiveKernel
+from regard_models.convolution import Branch
 from regard_models.errors import SpecError, WeightsError, near
 from regard_models.state import load_strictly, plain, renamed
 

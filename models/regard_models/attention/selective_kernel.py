@@ -17,7 +17,6 @@ timm's: branch i sees only its share of the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -25,39 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard_models.attention.module import AttentionModule, MapInfo, Maps
+from regard_models.convolution import Branch, NormalisedConvolution
 from regard_models.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branch's convolution."""
-
-    kernel: int
-    dilation: int = 1
-    groups: int = 1
-
-
-class NormalisedConvolution(nn.Module):
-    """A convolution, its norm and a rectifier."""
-
-    NORMS: ClassVar[tuple[tuple[str, str], ...]] = (("conv", "norm"),)
-
-    def __init__(
-        self, channels_in: int, channels_out: int, branch: Branch, *, stride: int, bias: bool
-    ) -> None:
-        super().__init__()
-        padding = branch.kernel // 2 * branch.dilation
-        self.conv = nn.Conv2d(
-            channels_in, channels_out, branch.kernel, stride, padding, branch.dilation, branch.groups, bias
-        )
-        self.norm = nn.BatchNorm2d(channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W) -> (B, C', ⌈H/stride⌉, ⌈W/stride⌉)`."""
-        return functional.relu(self.norm(self.conv(x)))
 
 
 class SelectiveKernel(AttentionModule):

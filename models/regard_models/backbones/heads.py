@@ -16,19 +16,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from regard_models.attention.dual import describe
 from regard_models.attention.dual_paper import PaperChannelAttention, PaperPositionAttention
 from regard_models.attention.external import ExternalAttention
+from regard_models.convolution import Branch, NormalisedConvolution
 from regard_models.outputs import OutputInfo, check_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+THREE = Branch(3)
 DROPOUT = 0.1
 """Of whole channels before each classifier, in train mode only."""
 
@@ -66,21 +67,6 @@ class Head(nn.Module, ABC):
         """Return at least the outputs named in `wanted`, running no layer that they do not need."""
 
 
-class NormalisedConvolution(nn.Module):
-    """A 3x3 convolution, its norm and a rectifier."""
-
-    NORMS: ClassVar[tuple[tuple[str, str], ...]] = (("conv", "norm"),)
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W) -> (B, C', H, W)`."""
-        return functional.relu(self.norm(self.conv(x)))
-
-
 class DualHead(Head):
     """DANet's head: Fu et al., *Dual Attention Network for Scene Segmentation*, 2018, arXiv 1809.02983.
 
@@ -95,12 +81,12 @@ class DualHead(Head):
         super().__init__()
         self.size, self.num_classes, self.width = size, num_classes, channels // reduction
         width = self.width
-        self.position_in = NormalisedConvolution(channels, width)
-        self.channel_in = NormalisedConvolution(channels, width)
+        self.position_in = NormalisedConvolution(channels, width, THREE)
+        self.channel_in = NormalisedConvolution(channels, width, THREE)
         self.position = PaperPositionAttention(width)
         self.channel = PaperChannelAttention()
-        self.position_out = NormalisedConvolution(width, width)
-        self.channel_out = NormalisedConvolution(width, width)
+        self.position_out = NormalisedConvolution(width, width, THREE)
+        self.channel_out = NormalisedConvolution(width, width, THREE)
         self.dropout = nn.Dropout2d(DROPOUT)
         self.classify = _classifier(width, num_classes)
         self.classify_position = _classifier(width, num_classes)
@@ -172,9 +158,9 @@ class ExternalHead(Head):
     ) -> None:
         super().__init__()
         self.size, self.num_classes, self.width = size, num_classes, width // 2
-        self.reduce = NormalisedConvolution(channels, width)
+        self.reduce = NormalisedConvolution(channels, width, THREE)
         self.attention = ExternalAttention(width, slots)
-        self.out = NormalisedConvolution(width, self.width)
+        self.out = NormalisedConvolution(width, self.width, THREE)
         self.dropout = nn.Dropout2d(DROPOUT)
         self.classify = _classifier(self.width, num_classes)
 

@@ -21,7 +21,7 @@ from regard_models.attention import (
     load_original,
 )
 from regard_models.attention.relative import resize_table
-from regard_models.attention.selective_kernel import Branch
+from regard_models.convolution import Branch
 
 CHANNELS = 16
 MAKE = {
@@ -194,6 +194,37 @@ def test_masks_that_are_not_boolean_are_refused():
     tokens = torch.randn(1, 3, 8)
     with pytest.raises(InputShapeError, match="bool"):
         SimplifiedAttention(8, 2)(tokens, tokens, tokens, torch.zeros(1, 1, 3, 3))
+
+
+MASKS = [(3, 2, 5, 7), (3, 1, 1, 7), (5, 7), (2, 5, 7), (1, 1, 1, 1), (3, 2, 5, 1), (7,)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", MASKS, ids=str)
+@pytest.mark.parametrize("width", [4, 3])
+def test_masks_broadcast_as_published(shape, width):
+    """A mask of any shape that broadcasts hides the same keys in the fused kernel as in the formula written out."""
+    module = lively(
+        from_original("ScaledDotProductAttention", {"d_model": 8, "d_k": 4, "d_v": width, "h": 2})
+    )
+    queries, keys = torch.randn(3, 5, 8), torch.randn(3, 7, 8)
+    mask = torch.rand(shape) < 0.5
+    q, k, v = (
+        layer(x).reshape(3, x.shape[1], 2, -1).transpose(1, 2)
+        for layer, x in ((module.query, queries), (module.key, keys), (module.value, keys))
+    )
+    mixed = (q @ k.transpose(2, 3) / 2).masked_fill(mask, -torch.inf).softmax(-1) @ v
+    expected = module.out(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(module(queries, keys, keys, mask), expected, equal_nan=True)
+    kept, _ = module.attend(queries, keys, keys, mask, wanted=("attention",))
+    torch.testing.assert_close(kept, expected, equal_nan=True)
+
+
+def test_masks_that_do_not_broadcast_are_refused():
+    """A mask of padding without the two axes between is refused with the shape that is expected."""
+    tokens = torch.randn(3, 5, 8)
+    with pytest.raises(InputShapeError, match=r"images, 1, 1, keys"):
+        MultiHeadAttention(8, 4, 4, 2)(tokens, tokens, tokens, torch.zeros(3, 5, dtype=torch.bool))
 
 
 @torch.inference_mode()
