@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from regard_models import OutputInfo, Preprocessing
-from regard_server.errors import ModelNotFoundError, UnavailableError, UnknownOutputError, suggest
+from regard_server.errors import ModelNotFoundError, UnavailableError, UnknownOutputError, quote, suggest
 
 LOADING_RETRY_S = 1.0
 
@@ -77,7 +77,7 @@ class ServedModel:
         for name in names:
             if name not in self.outputs:
                 hint = suggest(name, self.outputs)
-                raise UnknownOutputError(f"model {self.name!r} has no output {name!r}{hint}")
+                raise UnknownOutputError(f"model {self.name!r} has no output {quote(name)}{hint}")
 
 
 class Catalog:
@@ -111,7 +111,7 @@ class Catalog:
             ModelNotFoundError: there is none; the message lists near names.
         """
         if name not in self.states:
-            raise ModelNotFoundError(f"no model {name!r} is served{suggest(name, self.states)}")
+            raise ModelNotFoundError(f"no model {quote(name)} is served{suggest(name, self.states)}")
 
     def find(self, name: str) -> tuple[ServedModel, str]:
         """Return a model that is ready, and its fingerprint.

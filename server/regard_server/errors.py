@@ -34,6 +34,8 @@ from typing import ClassVar
 
 from grpc import StatusCode
 
+_MAX_QUOTED = 100
+
 
 class RegardError(Exception):
     """Something that is expected to happen, and that the caller is told about.
@@ -197,8 +199,13 @@ class OutOfMemoryError(ComputationError):
     reason = "DEVICE_OUT_OF_MEMORY"
 
 
+def quote(text: str) -> str:
+    """Return what a caller sent, in quotes and short: trailers of more than 8 KB never reach him."""
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…")
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean …?" with the names nearest to `name`, or all of them where none is near."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3)
+    near = difflib.get_close_matches(name[:_MAX_QUOTED], names, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there is {', '.join(names)}"

@@ -20,6 +20,7 @@ from regard_server.errors import (
     NonFiniteTensorError,
     TooManyImagesError,
     UnknownEncodingError,
+    quote,
 )
 from regard_server.images import ImageLimits, decode, fit_raw
 from regard_server.pipeline import Picture, Request
@@ -52,7 +53,7 @@ def to_request(
     model, fingerprint = catalog.find(message.model)
     if message.expected_fingerprint and message.expected_fingerprint != fingerprint:
         raise FingerprintMismatchError(
-            f"model {model.name!r} has fingerprint {fingerprint}; expected {message.expected_fingerprint}. "
+            f"model {model.name!r} has fingerprint {fingerprint}; expected {quote(message.expected_fingerprint)}. "
             "Its vectors cannot be compared with those you have"
         )
     _check_options(message)

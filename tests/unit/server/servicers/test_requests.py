@@ -1,0 +1,185 @@
+"""regard.v1 requests into the pipeline's."""
+
+import math
+
+import numpy as np
+import pytest
+
+from regard_models import OutputInfo, Preprocessing
+from regard_proto import tensors
+from regard_proto.v1 import features_pb2 as pb
+from regard_server.catalog import Catalog, ModelState, ServedModel
+from regard_server.errors import (
+    EmptyImageError,
+    FingerprintMismatchError,
+    ImageTooLargeError,
+    InvalidPixelsError,
+    InvalidRequestError,
+    InvalidTensorError,
+    ModelNotFoundError,
+    NoImagesError,
+    NonFiniteTensorError,
+    TooManyImagesError,
+    UnknownEncodingError,
+    UnknownFormatError,
+    UnknownOutputError,
+)
+from regard_server.images import ImageLimits
+from regard_server.servicers.requests import RequestLimits, to_request
+
+MODEL = ServedModel(
+    name="tiny",
+    weights="seed 0, untrained",
+    weights_sha256="ab" * 32,
+    trained=False,
+    architecture="{}",
+    preprocessing=Preprocessing(4, 4, 4),
+    outputs={
+        "embedding": OutputInfo("embedding", "embedding", (8,), ("channel",), ""),
+        "logits": OutputInfo("logits", "logits", (3,), ("class",), ""),
+    },
+    parameters=1,
+    min_side=2,
+    compute_dtype="float32",
+    engine="eager",
+    device="cpu",
+)
+LIMITS = RequestLimits(
+    max_images=3, image=ImageLimits(max_bytes=1000, max_pixels=100), max_message_bytes=4096, max_tensor_side=8
+)
+RAW = pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes(48)))
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    catalog = Catalog(["tiny"])
+    catalog.add(MODEL)
+    catalog.set_states(ModelState.READY)
+    return catalog
+
+
+@pytest.fixture
+def translate(catalog):
+    """Translate a message of these fields."""
+
+    def translate(**fields):
+        message = pb.ExtractRequest(**{"images": [RAW], **fields})
+        return to_request(message, catalog, LIMITS, arrived=1.0, deadline=2.0)[0]
+
+    return translate
+
+
+@pytest.fixture
+def read(translate):
+    """Read the only picture of a request."""
+    return lambda image: translate(images=[image]).pictures[0].read()
+
+
+def zeros(*shape, dtype=pb.DATA_TYPE_FLOAT32, data=None):
+    return pb.Image(
+        tensor=pb.Tensor(dtype=dtype, shape=shape, data=bytes(4 * math.prod(shape)) if data is None else data)
+    )
+
+
+def filled(value):
+    return pb.Image(tensor=tensors.from_array(np.full((3, 5, 6), value, np.float32)))
+
+
+def test_absent_fields_have_the_meaning_that_the_proto_says(translate):
+    """Without a model, outputs and a priority: the default, the embedding, interactive."""
+    request = translate()
+    assert (request.model, request.outputs, request.priority) == (MODEL, ("embedding",), 0)
+    assert (request.arrived, request.deadline) == (1.0, 2.0)
+    assert [picture.size_bytes for picture in request.pictures] == [48]
+
+
+def test_outputs_keep_their_order_and_lose_their_doubles(translate):
+    """An output that is named twice is given once."""
+    assert translate(outputs=["logits", "embedding", "logits"]).outputs == ("logits", "embedding")
+
+
+def test_bulk_goes_after_interactive(translate):
+    """The two classes of the API are the scheduler's two."""
+    assert (
+        translate(priority=pb.PRIORITY_INTERACTIVE).priority < translate(priority=pb.PRIORITY_BULK).priority
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"images": []}, NoImagesError, "expected at least one"),
+        ({"images": [RAW] * 4}, TooManyImagesError, "holds 4 images; at most 3 are allowed"),
+        ({"model": "tinny"}, ModelNotFoundError, "'tinny' is served; did you mean tiny"),
+        ({"outputs": ["embedding", "logit"]}, UnknownOutputError, "'logit'; did you mean logits"),
+        ({"encoding": 99}, UnknownEncodingError, "encoding 99 .* ENCODING_FLOAT16"),
+        ({"priority": 99}, UnknownEncodingError, "priority 99 .* PRIORITY_BULK"),
+        (
+            {"attention_reduction": 99},
+            UnknownEncodingError,
+            "attention_reduction 99 .* ATTENTION_REDUCTION_MEAN_QUERIES",
+        ),
+        ({"request_id": "é" * 65}, InvalidRequestError, "longer than 128 bytes"),
+        ({"expected_fingerprint": "00"}, FingerprintMismatchError, "expected '00'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_honoured_is_refused(translate, fields, error, words):
+    """Every fault of a whole request has its own error, which says what was expected."""
+    with pytest.raises(error, match=words):
+        translate(**fields)
+
+
+def test_the_right_fingerprint_is_let_in(translate):
+    """A caller who expects this very model is served."""
+    assert translate(expected_fingerprint=MODEL.fingerprint).model is MODEL
+
+
+def test_what_a_caller_sent_is_quoted_in_short(translate):
+    """A name of a megabyte is neither searched for near names nor sent back in full."""
+    with pytest.raises(ModelNotFoundError) as error:
+        translate(model="tiny" * 250_000)
+    assert len(error.value.message) < 250
+
+
+def test_a_bad_picture_is_found_when_it_is_read_not_before(translate):
+    """Translation looks at no picture, so that a bad one fails alone."""
+    good, bad = translate(images=[RAW, pb.Image(encoded=b"text")]).pictures
+    assert good.read().shape == (4, 4, 3)
+    with pytest.raises(UnknownFormatError):
+        bad.read()
+
+
+def test_a_tensor_is_given_as_it_is(read):
+    """A ready tensor is neither resized nor normalised."""
+    values = np.arange(3 * 5 * 6, dtype=np.float32).reshape(3, 5, 6)
+    np.testing.assert_array_equal(read(pb.Image(tensor=tensors.from_array(values))), values)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (pb.Image(), EmptyImageError, "expected encoded, raw or tensor"),
+        (pb.Image(encoded=b""), EmptyImageError, "zero bytes"),
+        (pb.Image(encoded=b"x" * 1001), ImageTooLargeError, "1001 bytes; at most 1000"),
+        (pb.Image(raw=pb.RawImage(height=2, width=2, data=b"x")), InvalidPixelsError, "1 bytes; expected"),
+        (zeros(5, 6), InvalidTensorError, r"FLOAT32 of shape \(5, 6\); expected float32 of shape \(3, H, W"),
+        (zeros(1, 3, 5, 6), InvalidTensorError, r"shape \(1, 3, 5, 6\); expected"),
+        (zeros(5, 6, 3), InvalidTensorError, r"shape \(5, 6, 3\); expected"),
+        (zeros(4, 5, 6), InvalidTensorError, r"shape \(4, 5, 6\); expected"),
+        (zeros(3, 0, 6), InvalidTensorError, r"shape \(3, 0, 6\); expected"),
+        (zeros(3, 1, 6), InvalidTensorError, "H and W from 2 to 8"),
+        (zeros(3, 9, 6), ImageTooLargeError, "H and W from 2 to 8"),
+        (zeros(3, 5, 6, dtype=pb.DATA_TYPE_UINT8), InvalidTensorError, "UINT8"),
+        (zeros(3, 5, 6, dtype=pb.DATA_TYPE_UNSPECIFIED), InvalidTensorError, "UNSPECIFIED"),
+        (zeros(3, 5, 6, dtype=77), InvalidTensorError, "is 77 of"),
+        (zeros(3, 5, 6, data=bytes(359)), InvalidTensorError, "359 bytes; expected 360"),
+        (zeros(data=b""), InvalidTensorError, r"shape \(\); expected"),
+        (filled(math.nan), NonFiniteTensorError, "NaN or infinity; expected finite"),
+        (filled(-math.inf), NonFiniteTensorError, "NaN or infinity; expected finite"),
+    ],
+)
+def test_a_picture_that_cannot_be_used(read, image, error, words):
+    """Every fault of a picture has its own error, which says what was expected."""
+    with pytest.raises(error, match=words):
+        read(image)
