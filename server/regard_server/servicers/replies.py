@@ -28,8 +28,8 @@ _KINDS = {
 # The axes that a reduction averages over, where an attention map has them.
 _REDUCED_AXES = {
     pb.ATTENTION_REDUCTION_UNSPECIFIED: frozenset[str](),
-    pb.ATTENTION_REDUCTION_MEAN_QUERIES: frozenset({"queries"}),
-    pb.ATTENTION_REDUCTION_MEAN_HEADS_QUERIES: frozenset({"heads", "queries"}),
+    pb.ATTENTION_REDUCTION_MEAN_QUERIES: frozenset({"query"}),
+    pb.ATTENTION_REDUCTION_MEAN_HEADS_QUERIES: frozenset({"head", "query"}),
 }
 
 
@@ -51,7 +51,7 @@ def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractReque
     if info.kind == "embedding" and message.l2_normalize:
         length = np.linalg.norm(values)
         return values / length if length else values
-    if info.kind == "attention" and "queries" in info.axes:
+    if info.kind == "attention" and "query" in info.axes:
         dropped = _REDUCED_AXES[message.attention_reduction]
         over = tuple(index for index, axis in enumerate(info.axes) if axis in dropped)
         return values.mean(axis=over) if over else values
