@@ -49,7 +49,7 @@ def to_result(result: Result, request: Request, message: pb.ExtractRequest) -> p
 def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractRequest) -> npt.NDArray[Any]:
     """Normalise or reduce one output as the request says."""
     if info.kind == "embedding" and message.l2_normalize:
-        length = np.linalg.norm(values)
+        length = np.linalg.norm(values.astype(np.float64))  # float32's squares overflow from 1.8e19 on
         return values / length if length else values
     if info.kind == "attention" and "query" in info.axes:
         dropped = _REDUCED_AXES[message.attention_reduction]

@@ -79,6 +79,13 @@ def test_the_zero_vector_stays_what_it_is():
     np.testing.assert_array_equal(tensors.to_array(encode(np.zeros(37, np.float32), l2_normalize=True)), 0)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_tiny_and_huge_embeddings_have_unit_length_too(size):
+    """Squares that would leave float32's range do not spoil the length."""
+    values = tensors.to_array(encode(VALUES * np.float32(size), l2_normalize=True))
+    assert math.isclose(np.linalg.norm(values), 1.0, rel_tol=1e-5)
+
+
 def test_other_outputs_are_not_normalised():
     """Scores keep their scale."""
     np.testing.assert_array_equal(tensors.to_array(encode(VALUES, "logits", l2_normalize=True)), VALUES)
