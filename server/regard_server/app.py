@@ -9,7 +9,6 @@ event loop of their own.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,10 +21,13 @@ from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
 from regard_server.catalog import Catalog, ModelState, ServedModel
 from regard_server.cores import usable_cores
+from regard_server.cost import CostModel
+from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
 from regard_server.engine import Engine
 from regard_server.errors import UnavailableError
 from regard_server.health import SERVICE, Health
+from regard_server.hold import Hold
 from regard_server.images import ImageLimits
 from regard_server.interceptors import CallInterceptor
 from regard_server.metrics import Metrics
@@ -58,9 +60,10 @@ class Server:
         self._admission = Admission(
             max_images=settings.max_in_flight_images, max_bytes=settings.max_in_flight_bytes
         )
-        self._decoders = ThreadPoolExecutor(settings.decode_threads or cores, thread_name_prefix="decode")
+        self._decoders = DecodePool(settings.decode_threads or cores, self._loop.time)
+        costs = CostModel()
         self._batcher = Batcher(
-            Scheduler(max_batch=lambda _: settings.max_batch),
+            Scheduler(lambda _: settings.max_batch, costs, Hold(settings.max_delay_s, costs)),
             self._deliver,
             clock=self._loop.time,
             logger=logger,
@@ -181,7 +184,7 @@ class Server:
         self._batcher.close()
         if not await asyncio.to_thread(self._device.join, _LAST_BATCH_S):
             self._logger.warning("the device thread is still busy; leaving it behind")
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         if self._observation:
             await asyncio.to_thread(self._observation.close)
 

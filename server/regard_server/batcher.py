@@ -6,18 +6,23 @@
                               └───────────┘
     deliver(outcomes) ←───────────────────────────────── once for a whole batch
 
-The device thread asks for a batch when it is free, never earlier (late binding), and one caller alone never
-waits: there is no timer. The batcher knows neither the wire nor torch; it is handed `run`, `deliver` and a
-clock.
+A device thread asks for a batch when it is free, never earlier (late binding), and one caller alone never waits.
+Several device threads may serve from one batcher. The batcher knows neither the wire nor torch; it is handed
+`run`, `deliver` and a clock, and the scheduler decides.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regard_server.errors import ComputationError, DeadlineExpiredError, UnavailableError
+from regard_server.errors import (
+    ComputationError,
+    DeadlineExpiredError,
+    OverloadedError,
+    UnavailableError,
+)
 from regard_server.scheduler import Batch, Entry, Scheduler
 
 Clock = Callable[[], float]
@@ -63,8 +68,27 @@ class Batcher:
         """How many entries wait for the device."""
         return len(self._scheduler)
 
+    def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float) -> None:
+        """Promise room to entries that are still being decoded; `submit` redeems it one by one, `release` gives it up.
+
+        Raises:
+            OverloadedError: they would finish past their deadline; says when it is worth trying again.
+        """
+        with self._changed:
+            late_s = self._scheduler.reserve(key, count, ready=ready, deadline=deadline, now=self._clock())
+        if late_s:
+            raise OverloadedError(
+                f"the answer would come {late_s:.3f} s after the deadline. Try again, or add replicas",
+                retry_after_s=late_s,
+            )
+
+    def release(self, key: Hashable, count: int) -> None:
+        """Take a promise back: so many entries will not be submitted."""
+        with self._changed:
+            self._scheduler.release(key, count)
+
     def submit(self, entry: Entry) -> None:
-        """Let an entry wait for the device.
+        """Let an entry, whose room was reserved, wait for a device.
 
         Raises:
             UnavailableError: the batcher was closed.
@@ -72,7 +96,8 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
-            self._scheduler.add(entry)
+            self._scheduler.release(entry.key)
+            self._scheduler.add(entry, self._clock())
             self._changed.notify()
 
     def discard(self, entry: Entry) -> bool:
@@ -93,21 +118,24 @@ class Batcher:
         a single entry. If it raises, that batch fails and the next one is formed.
         """
         while (batch := self._take()) is not None:
-            dispatched = self._clock()
             if batch.late:
-                self._deliver([_late(entry, dispatched) for entry in batch.late])
+                self._deliver([_late(entry, batch.dispatched) for entry in batch.late])
             if batch.entries:
-                self._deliver(self._run(run, batch, dispatched))
+                self._deliver(self._run(run, batch))
 
     def _take(self) -> Batch | None:
+        """Wait for a batch; None when the batcher is closed and empty."""
         with self._changed:
-            while not (batch := self._scheduler.next_batch(self._clock())):
-                if self._closed:
+            while True:
+                now = self._clock()
+                decision = self._scheduler.decide(now, flush=self._closed)
+                if isinstance(decision, Batch):
+                    return decision
+                if decision is None and self._closed:
                     return None
-                self._changed.wait()
-            return batch
+                self._changed.wait(None if decision is None else decision.until - now)
 
-    def _run(self, run: Run, batch: Batch, dispatched: float) -> list[Outcome]:
+    def _run(self, run: Run, batch: Batch) -> list[Outcome]:
         size = len(batch.entries)
         values: Sequence[Any]
         try:
@@ -115,11 +143,13 @@ class Batcher:
         except Exception:
             self._logger.exception("a batch of %d failed (%s)", size, batch.key)
             values = [ComputationError("the network failed on this batch; the server's log says why")] * size
-        elapsed = self._clock() - dispatched
+        finished = self._clock()
+        with self._changed:
+            self._scheduler.finished(batch, finished)
         for entry in batch.entries:
             entry.payload = None
         return [
-            Outcome(entry, value, dispatched - entry.arrived, elapsed, size)
+            Outcome(entry, value, batch.dispatched - entry.arrived, finished - batch.dispatched, size)
             for entry, value in zip(batch.entries, values, strict=True)
         ]
 

@@ -5,8 +5,8 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
 from regard_server.catalog import ServedModel
+from regard_server.decoding import DecodePool
 from regard_server.errors import DeadlineExpiredError, InvalidImageError, RegardError
 from regard_server.metrics import Metrics
 from regard_server.scheduler import Entry
@@ -26,13 +27,22 @@ _MAPS = frozenset({"feature_map", "attention"})
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image on its way in: `read` makes it ready for the network, in a decoder thread.
+    """An image on its way in.
 
-    `read` returns (H, W, 3) uint8 at the model's input size or (3, H, W) float32, and raises `InvalidImageError`.
+    Attributes:
+        read: makes it ready for the network, in a decoder thread: returns (H, W, 3) uint8 or (3, H, W) float32,
+            and raises `InvalidImageError`.
+        size_bytes: what it takes in memory until then.
+        form: what `read` will return, known beforehand so that its cost can be predicted.
+        height: likewise.
+        width: likewise.
     """
 
     read: Callable[[], npt.NDArray[Any]]
     size_bytes: int
+    form: Literal["pixels", "tensor"]
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Pipeline:
 
     Args:
         admission: who may come in.
-        decoders: the pool that pictures are read in.
+        decoders: where pictures are read.
         batcher: where they wait for the device.
         metrics: what is counted on the way.
         clock: monotonic seconds; must be the running loop's own (`loop.time`).
@@ -81,7 +91,7 @@ class Pipeline:
         self,
         *,
         admission: Admission,
-        decoders: Executor,
+        decoders: DecodePool,
         batcher: Batcher,
         metrics: Metrics,
         clock: Callable[[], float],
@@ -106,8 +116,9 @@ class Pipeline:
             if request.deadline <= self._clock():
                 raise DeadlineExpiredError("the deadline had passed when the request arrived")
             with self._admission.admit(images=len(request.pictures), size_bytes=size):
+                keys = self._reserve(request)
                 async with asyncio.timeout_at(request.deadline):
-                    results = await self._extract_all(request)
+                    results = await self._extract_all(request, keys)
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived
@@ -122,19 +133,37 @@ class Pipeline:
             self._metrics.items.labels(request.model.name, _outcome_label(result)).inc()
         return results
 
-    async def _extract_all(self, request: Request) -> list[Result]:
-        if len(request.pictures) == 1:  # no task for the commonest case
-            return [await self._extract_one(request, request.pictures[0])]
+    def _reserve(self, request: Request) -> list[BatchKey]:
+        """Promise room at the device to every picture; return the kind of batch that each will ride in."""
+        keys = [_batch_key(request, picture) for picture in request.pictures]
+        ready = self._decoders.ready_at(len(keys))
+        promised: list[tuple[BatchKey, int]] = []
+        try:
+            for key, count in Counter(keys).items():
+                self._batcher.reserve(key, count, ready=ready, deadline=request.deadline)
+                promised.append((key, count))
+        except RegardError:
+            for key, count in promised:
+                self._batcher.release(key, count)
+            raise
+        return keys
+
+    async def _extract_all(self, request: Request, keys: Sequence[BatchKey]) -> list[Result]:
+        if len(keys) == 1:  # no task for the commonest case
+            return [await self._extract_one(request, request.pictures[0], keys[0])]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._extract_one(request, picture)) for picture in request.pictures]
+            tasks = [
+                group.create_task(self._extract_one(request, picture, key))
+                for picture, key in zip(request.pictures, keys, strict=True)
+            ]
         return [task.result() for task in tasks]
 
-    async def _extract_one(self, request: Request, picture: Picture) -> Result:
+    async def _extract_one(self, request: Request, picture: Picture, key: BatchKey) -> Result:
         started = self._clock()
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._decoders, picture.read)
+            pixels = await self._read(picture, key)
             decoded = self._clock()
-            outcome = await self._run(request, pixels, decoded)
+            outcome = await self._run(request, pixels, key, decoded)
         except RegardError as error:  # this picture's alone
             now = self._clock()
             return Result(error, Timings(decode_s=now - started, total_s=now - request.arrived))
@@ -148,10 +177,17 @@ class Pipeline:
         )
         return Result(outcome.value, timings)
 
-    async def _run(self, request: Request, pixels: npt.NDArray[Any], now: float) -> Outcome:
+    async def _read(self, picture: Picture, key: BatchKey) -> npt.NDArray[Any]:
+        try:
+            return await self._decoders.read(picture.read)
+        except BaseException:  # cancelled, too: the room goes to somebody else
+            self._batcher.release(key, 1)
+            raise
+
+    async def _run(self, request: Request, pixels: npt.NDArray[Any], key: BatchKey, now: float) -> Outcome:
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         entry = Entry(
-            key=_batch_key(request, pixels),
+            key=key,
             payload=Work(pixels, request.outputs),
             owner=answer,
             deadline=request.deadline,
@@ -183,12 +219,10 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
             answer.set_result(outcome)
 
 
-def _batch_key(request: Request, pixels: npt.NDArray[Any]) -> BatchKey:
+def _batch_key(request: Request, picture: Picture) -> BatchKey:
     kinds = {request.model.outputs[name].kind for name in request.outputs}
     cost: Literal["pooled", "maps"] = "maps" if kinds & _MAPS else "pooled"
-    if pixels.dtype == np.uint8:
-        return BatchKey(request.model.name, "pixels", pixels.shape[0], pixels.shape[1], cost)
-    return BatchKey(request.model.name, "tensor", pixels.shape[1], pixels.shape[2], cost)
+    return BatchKey(request.model.name, picture.form, picture.height, picture.width, cost)
 
 
 def _outcome_label(result: Result) -> str:

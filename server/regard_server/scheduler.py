@@ -3,14 +3,18 @@
 Entries wait in buckets, one for each kind of batch (model, input shape, cost class), because only entries of
 a kind can ride together. A bucket is a heap: priority class first, then the earliest deadline, then arrival.
 
-    add ─→ bucket[key] ─┐
-    add ─→ bucket[key] ─┼─→ next_batch(now): the bucket with the most urgent head, its first max_batch entries
-    add ─→ bucket[key] ─┘
+    reserve ─→ add ─→ bucket[key] ─┐
+    reserve ─→ add ─→ bucket[key] ─┼─→ decide(now): a Batch, a Hold until some time, or nothing
+    reserve ─→ add ─→ bucket[key] ─┘        finished(batch, now): what it cost is learnt
     discard(entry): the caller left; gone before the next batch is formed
 
-Batches are bound late: nobody calls `next_batch` before the device is free, so a batch is never frozen small
-while the device is busy (Clockwork and Symphony bind the same way). Whoever waits past his deadline is dropped
-by `next_batch` as well as by his own caller's timer: no dead work.
+- Batches are bound late: nobody asks for one before a device is free, so none is frozen small while the device is
+  busy (Clockwork, Symphony). An idle device may hold a little for company, see `hold.py`.
+- The most urgent head decides which bucket goes. Its batch is the largest whose predicted finish meets the earliest
+  deadline in it (Nexus, Clipper); a head that cannot be met, or only by a wasteful batch once too often, is dropped,
+  not allowed to shrink everybody's.
+- Admission asks the same cost model: whoever would finish late is refused before anything is spent on him.
+- Every tenth batch goes to the least urgent class that waits, so that nobody starves however many are urgent.
 """
 
 import heapq
@@ -18,6 +22,21 @@ import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
+
+from regard_server.cost import CostModel
+from regard_server.hold import Hold
+
+# So many shells are not worth a clean-up.
+_FEW_SHELLS = 64
+# A batch that costs so many times more an item than a full one wastes the device. It is allowed for a deadline's sake
+# where enough others did not: each earns this much, and one costs 1.
+_WASTEFUL = 1.25
+_PATIENCE_EARNED = 0.25
+_MOST_PATIENCE = 2.0
+# Admission keeps this share of a batch's cost free, so that what was admitted need not be cut short at the edge.
+_MARGIN = 0.75
+# One batch in so many is the least urgent class's, where more than one class waits.
+FAIR_SHARE = 10
 
 
 @dataclass(eq=False, slots=True)
@@ -45,31 +64,131 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Entries of one key that ride together, and those whose deadline had passed when it was formed."""
+    """Entries of one key that ride together, and those that could not be met any more when it was formed."""
 
     key: Hashable
     entries: list[Entry]
     late: list[Entry]
+    dispatched: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Somebody waits, but it is worth waiting for company until this time, at most."""
+
+    until: float
+
+
+class _Queue:
+    """Entries by priority class, then deadline, then number. Whoever left stays as a shell until it comes up."""
+
+    __slots__ = ("_heaps", "_shells", "since", "waiting")
+
+    def __init__(self) -> None:
+        self._heaps: dict[int, list[tuple[float, int, Entry]]] = {}
+        self._shells = 0
+        self.waiting = 0
+        self.since: float | None = None  # when a device was first free for it
+
+    def push(self, entry: Entry, number: int) -> None:
+        heapq.heappush(self._heaps.setdefault(entry.priority, []), (entry.deadline, number, entry))
+        self.waiting += 1
+
+    def left(self) -> None:
+        """Take note that one entry waits no longer; throw the shells away when they are the most."""
+        self.waiting -= 1
+        self._shells += 1
+        if self._shells > self.waiting + _FEW_SHELLS:
+            for heap in self._heaps.values():
+                heap[:] = [item for item in heap if item[-1].waiting]
+                heapq.heapify(heap)
+            self._shells = 0
+
+    def classes(self) -> list[int]:
+        """Return the priority classes that may have somebody, most urgent first."""
+        return sorted(self._heaps)
+
+    def head(self, priority: int) -> Entry | None:
+        """Return the first entry of a class."""
+        heap = self._heaps[priority]
+        while heap and not heap[0][-1].waiting:
+            heapq.heappop(heap)
+            self._shells -= 1
+        if heap:
+            return heap[0][-1]
+        del self._heaps[priority]
+        return None
 
 
 class Scheduler:
-    """Buckets of waiting entries. Times are seconds on the caller's monotonic clock; not thread-safe."""
+    """Who goes next, and who need not wait at all. Seconds on the caller's monotonic clock; not thread-safe.
 
-    def __init__(self, max_batch: Callable[[Hashable], int]) -> None:
+    Args:
+        max_batch: the largest batch of a key.
+        costs: l(b), learnt by `finished` and asked by everything else.
+        hold: when an idle device waits for company.
+        devices: how many devices take batches from here.
+    """
+
+    def __init__(
+        self, max_batch: Callable[[Hashable], int], costs: CostModel, hold: Hold, *, devices: int = 1
+    ) -> None:
         self._max_batch = max_batch
-        self._buckets: dict[Hashable, list[tuple[int, float, int, Entry]]] = {}
+        self._costs = costs
+        self._hold = hold
+        self._devices = devices
+        self._everybody = _Queue()
+        self._buckets: dict[Hashable, _Queue] = {}
+        self._reserved: dict[Hashable, int] = {}
+        self._running: dict[int, float] = {}  # id of a batch: when it should finish
         self._numbers = itertools.count()
-        self._waiting = 0
+        self._batches = 0
+        self._patience = _MOST_PATIENCE
 
     def __len__(self) -> int:
-        return self._waiting
+        return self._everybody.waiting
 
-    def add(self, entry: Entry) -> None:
+    def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
+        """Promise room to `count` entries that will be added; return how late they would be.
+
+        Nothing is promised where that is more than 0: they would finish so many seconds past their deadline.
+
+        Args:
+            key: the kind of batch they will ride in.
+            count: how many.
+            ready: when they can be added at the earliest.
+            deadline: theirs.
+            now: the time.
+        """
+        free = max([now, *self._running.values()]) if len(self._running) >= self._devices else now
+        counts = {each: bucket.waiting for each, bucket in self._buckets.items()}
+        for each, promised in self._reserved.items():
+            counts[each] = counts.get(each, 0) + promised
+        counts[key] = counts.get(key, 0) + count
+        ahead_s = sum(self._costs.backlog(each, n, self._max_batch(each)) for each, n in counts.items())
+        own_s = self._costs.seconds(key, min(counts[key], self._max_batch(key)))
+        finish = max(free + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
+        # Alone in the server one may always try: an estimate that has become too high mends itself only so.
+        if finish > deadline and (self._running or len(counts) > 1 or counts[key] > count):
+            return finish - deadline
+        self._reserved[key] = self._reserved.get(key, 0) + count
+        return 0.0
+
+    def release(self, key: Hashable, count: int = 1) -> None:
+        """Take a promise back: the entries were added, or never will be."""
+        left = self._reserved.get(key, 0) - count
+        if left > 0:
+            self._reserved[key] = left
+        else:
+            self._reserved.pop(key, None)
+
+    def add(self, entry: Entry, now: float) -> None:
         """Let an entry wait."""
         entry.waiting = True
-        self._waiting += 1
-        bucket = self._buckets.setdefault(entry.key, [])
-        heapq.heappush(bucket, (entry.priority, entry.deadline, next(self._numbers), entry))
+        number = next(self._numbers)
+        self._everybody.push(entry, number)
+        self._buckets.setdefault(entry.key, _Queue()).push(entry, number)
+        self._hold.arrived(entry.key, now)
 
     def discard(self, entry: Entry) -> bool:
         """Take an entry out; return whether it was still waiting.
@@ -79,40 +198,108 @@ class Scheduler:
         if not entry.waiting:
             return False
         self._leave(entry)
+        if not self._buckets[entry.key].waiting:
+            del self._buckets[entry.key]
         entry.payload = None
         return True
 
-    def next_batch(self, now: float) -> Batch | None:
-        """Form the most urgent batch, or return None if nobody waits."""
-        key = self._most_urgent_key()
-        if key is None:
+    def decide(self, now: float, *, flush: bool = False) -> Batch | Wait | None:
+        """Say what a device that is free does now.
+
+        Args:
+            now: the time.
+            flush: whether to go without holding, because nobody else will come.
+        """
+        first = self._most_urgent()
+        if first is None:
             return None
+        key = first.key
+        bucket = self._buckets[key]
+        if bucket.since is None:
+            bucket.since = now
+        alone = bucket.waiting == self._everybody.waiting  # else there is work for the time of waiting
+        if alone and not flush and bucket.waiting < self._max_batch(key):
+            until = self._hold.until(
+                key, bucket.waiting, now=now, since=bucket.since, deadline=first.deadline
+            )
+            if until > now:
+                return Wait(until)
+        return self._form(key, bucket, now)
+
+    def finished(self, batch: Batch, now: float) -> None:
+        """Learn what a batch cost, and that its device is free."""
+        self._running.pop(id(batch), None)
+        if batch.entries:
+            self._costs.observe(batch.key, len(batch.entries), now - batch.dispatched)
+            self._hold.delivered(batch.key, len(batch.entries), now)
+
+    def _most_urgent(self) -> Entry | None:
+        """Return who goes first; once in a while the first of those who would go last."""
+        for priority in self._in_turn(self._everybody.classes()):
+            if first := self._everybody.head(priority):
+                return first
+        return None
+
+    def _in_turn(self, classes: list[int]) -> list[int]:
+        return classes[::-1] if self._batches % FAIR_SHARE == FAIR_SHARE - 1 else classes
+
+    def _form(self, key: Hashable, bucket: _Queue, now: float) -> Batch:
+        """Take the largest batch whose predicted finish meets the earliest deadline in it."""
         entries: list[Entry] = []
         late: list[Entry] = []
-        limit = self._max_batch(key)
-        bucket = self._buckets[key]
-        while bucket and len(entries) < limit:
-            entry = heapq.heappop(bucket)[-1]
-            if not entry.waiting:
-                continue
-            self._leave(entry)
-            (late if entry.deadline <= now else entries).append(entry)
-        if not bucket:
+        earliest = float("inf")
+        most = full = self._full(key, bucket)
+        for priority in self._in_turn(bucket.classes()):
+            while len(entries) < most and (entry := bucket.head(priority)):
+                fits = self._fits(entry, now, full)
+                if fits:
+                    earliest = min(earliest, entry.deadline)
+                    most = min(most, fits)
+                    if len(entries) >= most:
+                        break
+                self._leave(entry)
+                (entries if fits else late).append(entry)
+                if not entries:  # whoever was dropped has made room
+                    most = full = self._full(key, bucket)
+        bucket.since = None
+        if not bucket.waiting:
             del self._buckets[key]
-        return Batch(key, entries, late)
+        batch = Batch(key, entries, late, now)
+        if entries:
+            self._batches += 1
+            cut_short = self._is_wasteful(key, len(entries), full)
+            self._patience += -1.0 if cut_short else _PATIENCE_EARNED
+            self._patience = max(0.0, min(self._patience, _MOST_PATIENCE))
+            self._running[id(batch)] = now + self._costs.seconds(key, len(entries))
+        return batch
 
-    def _most_urgent_key(self) -> Hashable | None:
-        best: tuple[int, float, int] | None = None
-        best_key: Hashable | None = None
-        for key, bucket in list(self._buckets.items()):
-            while bucket and not bucket[0][-1].waiting:
-                heapq.heappop(bucket)
-            if not bucket:
-                del self._buckets[key]
-            elif best is None or bucket[0][:3] < best:
-                best, best_key = bucket[0][:3], key
-        return best_key
+    def _full(self, key: Hashable, bucket: _Queue) -> int:
+        return min(self._max_batch(key), bucket.waiting)
+
+    def _fits(self, entry: Entry, now: float, full: int) -> int:
+        """Return the largest batch that an entry may ride in; 0 if it has to be dropped.
+
+        One that nobody else waits beside may always try, unless it is late already: nobody pays for it, and an
+        estimate that has become too high mends itself only so. One that would cut the batch short, and waste the
+        device for those behind it, may do so now and then, but not batch after batch: under overload that would end
+        in batches of two or three for everybody.
+        """
+        if entry.deadline <= now:
+            return 0
+        if full == 1 and len(self) == 1:
+            return 1
+        fits = self._costs.largest_within(entry.key, entry.deadline - now, full)
+        if fits < full and self._patience < 1.0 and self._is_wasteful(entry.key, fits, full):
+            return 0
+        return fits
+
+    def _is_wasteful(self, key: Hashable, size: int, full: int) -> bool:
+        """Tell whether a batch of this size takes much longer for an item than a full one."""
+        if size >= full or not size:
+            return size < full
+        return self._costs.seconds(key, size) / size > _WASTEFUL * self._costs.seconds(key, full) / full
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
-        self._waiting -= 1
+        self._everybody.left()
+        self._buckets[entry.key].left()

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
         0, description="CPU threads of a network; 0: as many as the cgroup and the affinity mask allow."
     )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="Images in one batch, at most.")
+    max_delay_s: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.004,
+        description="The longest that an idle device may wait for company, in seconds; 0: never. It learns when "
+        "waiting pays, and one caller alone never waits.",
+    )
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )

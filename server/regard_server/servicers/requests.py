@@ -1,6 +1,5 @@
 """regard.v1 requests into the pipeline's: every field is either honoured or refused, never ignored."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,31 +91,31 @@ def _check_options(message: pb.ExtractRequest) -> None:
 
 
 def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> Picture:
-    read: Callable[[], npt.NDArray[Any]]
+    prepared = model.preprocessing
+    height, width = prepared.height, prepared.width
     match image.WhichOneof("source"):
         case "encoded":
-            size = len(image.encoded)
-
-            def read() -> npt.NDArray[Any]:
-                return decode(image.encoded, limits.image, model.preprocessing)
+            data = image.encoded
+            return Picture(lambda: decode(data, limits.image, prepared), len(data), "pixels", height, width)
         case "raw":
-            size = len(image.raw.data)
-
-            def read() -> npt.NDArray[Any]:
-                raw = image.raw
-                return fit_raw(raw.data, raw.height, raw.width, limits.image, model.preprocessing)
+            raw = image.raw
+            return Picture(
+                lambda: fit_raw(raw.data, raw.height, raw.width, limits.image, prepared),
+                len(raw.data),
+                "pixels",
+                height,
+                width,
+            )
         case "tensor":
-            size = len(image.tensor.data)
-
-            def read() -> npt.NDArray[Any]:
-                return _read_tensor(image.tensor, model, limits)
+            tensor = image.tensor
+            claimed = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
+            return Picture(lambda: _read_tensor(tensor, model, limits), len(tensor.data), "tensor", *claimed)
         case _:
-            size = 0
+            return Picture(_read_nothing, 0, "pixels", height, width)
 
-            def read() -> npt.NDArray[Any]:
-                raise EmptyImageError("the image has no source; expected encoded, raw or tensor to be set")
 
-    return Picture(read, size)
+def _read_nothing() -> npt.NDArray[Any]:
+    raise EmptyImageError("the image has no source; expected encoded, raw or tensor to be set")
 
 
 def _read_tensor(tensor: pb.Tensor, model: ServedModel, limits: RequestLimits) -> npt.NDArray[np.float32]:
