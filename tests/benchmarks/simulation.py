@@ -161,7 +161,9 @@ def closed_loop(policy, callers: int, seconds: float) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="of simulated time, each")
     parser.add_argument("--arrivals", type=Path, help="recorded arrivals instead of synthetic ones")
     arguments = parser.parse_args()

@@ -7,7 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import pytest
 
 from regard_server.batcher import Batcher
+from regard_server.cost import CostModel
 from regard_server.errors import ComputationError, DeadlineExpiredError, UnavailableError
+from regard_server.hold import Hold
 from regard_server.scheduler import Entry, Scheduler
 
 PATIENCE_S = 10.0
@@ -65,8 +67,12 @@ def batcher(clock):
         for outcome in outcomes:
             outcome.entry.owner.set_result(outcome)
 
+    costs = CostModel()
     return Batcher(
-        Scheduler(max_batch=lambda _key: 4), deliver, clock=clock, logger=logging.getLogger("batcher")
+        Scheduler(lambda _key: 4, costs, Hold(0.0, costs)),
+        deliver,
+        clock=clock,
+        logger=logging.getLogger("batcher"),
     )
 
 

@@ -1,11 +1,15 @@
 """The scheduler: who goes next, who is late, who is gone."""
 
+from collections import deque
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from regard_server.scheduler import Entry, Scheduler
+from regard_server.cost import CostModel
+from regard_server.hold import Hold
+from regard_server.scheduler import FAIR_SHARE, Batch, Entry, Scheduler
 
 LIMIT = 3
 KEYS = ("small", "large")
@@ -13,7 +17,21 @@ KEYS = ("small", "large")
 
 @pytest.fixture
 def scheduler():
-    return Scheduler(max_batch=lambda _key: LIMIT)
+    return make_scheduler()
+
+
+def make_scheduler(max_batch=lambda _key: LIMIT, *, costs=None, max_delay_s=0.0, devices=1):
+    """A scheduler that knows of no costs and never holds, unless it is given some."""
+    costs = CostModel() if costs is None else costs
+    return Scheduler(max_batch, costs, Hold(max_delay_s, costs), devices=devices)
+
+
+def known_costs(*sizes_and_seconds):
+    """Costs of the key "small"."""
+    costs = CostModel()
+    for size, seconds in sizes_and_seconds:
+        costs.observe("small", size, seconds)
+    return costs
 
 
 def entry(deadline=10.0, *, key="small", priority=0, payload="pixels"):
@@ -22,7 +40,7 @@ def entry(deadline=10.0, *, key="small", priority=0, payload="pixels"):
 
 def test_an_empty_scheduler_forms_no_batch(scheduler):
     """Where nobody waits there is no batch."""
-    assert scheduler.next_batch(0.0) is None
+    assert scheduler.decide(0.0) is None
     assert len(scheduler) == 0
 
 
@@ -30,50 +48,50 @@ def test_the_earliest_deadline_goes_first(scheduler):
     """Within a class the order is that of the deadlines, not of arrival."""
     late, soon, middle = entry(3.0), entry(1.0), entry(2.0)
     for each in (late, soon, middle):
-        scheduler.add(each)
-    assert scheduler.next_batch(0.0).entries == [soon, middle, late]
+        scheduler.add(each, 0.0)
+    assert scheduler.decide(0.0).entries == [soon, middle, late]
 
 
 def test_equal_deadlines_keep_the_order_of_arrival(scheduler):
     """Who came first goes first where deadlines do not decide."""
     entries = [entry(1.0) for _ in range(LIMIT)]
     for each in entries:
-        scheduler.add(each)
-    assert scheduler.next_batch(0.0).entries == entries
+        scheduler.add(each, 0.0)
+    assert scheduler.decide(0.0).entries == entries
 
 
 def test_an_interactive_entry_overtakes_bulk(scheduler):
     """The priority class counts before the deadline."""
     bulk, interactive = entry(1.0, priority=1), entry(9.0, priority=0)
-    scheduler.add(bulk)
-    scheduler.add(interactive)
-    assert scheduler.next_batch(0.0).entries == [interactive, bulk]
+    scheduler.add(bulk, 0.0)
+    scheduler.add(interactive, 0.0)
+    assert scheduler.decide(0.0).entries == [interactive, bulk]
 
 
 def test_a_batch_is_of_one_key_and_the_most_urgent_head_decides_which(scheduler):
     """Entries of different keys never ride together, and no key closes another's batch."""
     first, second, urgent = entry(5.0), entry(6.0), entry(1.0, key="large")
     for each in (first, second, urgent):
-        scheduler.add(each)
-    batch = scheduler.next_batch(0.0)
+        scheduler.add(each, 0.0)
+    batch = scheduler.decide(0.0)
     assert (batch.key, batch.entries) == ("large", [urgent])
-    assert scheduler.next_batch(0.0).entries == [first, second]
+    assert scheduler.decide(0.0).entries == [first, second]
 
 
 def test_a_batch_holds_no_more_than_the_limit(scheduler):
     """What does not fit waits for the next batch."""
     for number in range(LIMIT + 1):
-        scheduler.add(entry(float(number + 1)))
-    assert [len(scheduler.next_batch(0.0).entries) for _ in range(2)] == [LIMIT, 1]
-    assert scheduler.next_batch(0.0) is None
+        scheduler.add(entry(float(number + 1)), 0.0)
+    assert [len(scheduler.decide(0.0).entries) for _ in range(2)] == [LIMIT, 1]
+    assert scheduler.decide(0.0) is None
 
 
 def test_the_limit_may_differ_by_key():
     """Each key's own limit is asked for."""
-    scheduler = Scheduler(max_batch={"small": 2, "large": 1}.__getitem__)
+    scheduler = make_scheduler({"small": 2, "large": 1}.__getitem__)
     for key in ("small", "small", "large", "large"):
-        scheduler.add(entry(key=key))
-    assert sorted(len(scheduler.next_batch(0.0).entries) for _ in range(3)) == [1, 1, 2]
+        scheduler.add(entry(key=key), 0.0)
+    assert sorted(len(scheduler.decide(0.0).entries) for _ in range(3)) == [1, 1, 2]
 
 
 def test_late_entries_are_reported_and_take_no_place(scheduler):
@@ -81,30 +99,30 @@ def test_late_entries_are_reported_and_take_no_place(scheduler):
     late = [entry(1.0), entry(2.0)]
     good = [entry(3.0 + number) for number in range(LIMIT)]
     for each in (*late, *good):
-        scheduler.add(each)
-    batch = scheduler.next_batch(2.0)
+        scheduler.add(each, 0.0)
+    batch = scheduler.decide(2.0)
     assert (batch.late, batch.entries) == (late, good)
 
 
 def test_a_discarded_entry_is_gone_before_the_next_batch(scheduler):
     """Whoever left is neither run nor reported, and his picture's memory goes at once."""
     left, stays = entry(1.0), entry(2.0)
-    scheduler.add(left)
-    scheduler.add(stays)
+    scheduler.add(left, 0.0)
+    scheduler.add(stays, 0.0)
     assert scheduler.discard(left)
     assert left.payload is None
     assert len(scheduler) == 1
-    batch = scheduler.next_batch(0.0)
+    batch = scheduler.decide(0.0)
     assert (batch.entries, batch.late) == ([stays], [])
 
 
 def test_only_what_waits_can_be_discarded(scheduler):
     """Discarding twice, or after the entry left in a batch, changes nothing."""
     twice, gone = entry(), entry()
-    scheduler.add(twice)
+    scheduler.add(twice, 0.0)
     assert [scheduler.discard(twice), scheduler.discard(twice)] == [True, False]
-    scheduler.add(gone)
-    scheduler.next_batch(0.0)
+    scheduler.add(gone, 0.0)
+    scheduler.decide(0.0)
     assert not scheduler.discard(gone)
     assert gone.payload == "pixels"
 
@@ -113,10 +131,153 @@ def test_buckets_of_those_who_left_are_forgotten(scheduler):
     """A key that nobody waits for any more holds no memory."""
     for number in range(100):
         each = entry(key=f"shape {number}")
-        scheduler.add(each)
+        scheduler.add(each, 0.0)
         scheduler.discard(each)
-    assert scheduler.next_batch(0.0) is None
+    assert scheduler.decide(0.0) is None
     assert scheduler._buckets == {}
+
+
+def test_nobody_starves(scheduler):
+    """However many urgent entries come, one batch in so many is the least urgent class's."""
+    bulk = entry(1000.0, priority=1)
+    scheduler.add(bulk, 0.0)
+    for turn in range(FAIR_SHARE):
+        for _ in range(LIMIT):
+            scheduler.add(entry(5.0 + turn), 0.0)
+        if bulk in scheduler.decide(0.0).entries:
+            break
+    assert not bulk.waiting
+
+
+def test_a_batch_shrinks_to_meet_its_earliest_deadline():
+    """The largest batch goes whose predicted finish is in time for the first of it."""
+    scheduler = make_scheduler(lambda _key: 8, costs=known_costs((1, 1.0), (8, 8.0)))
+    for deadline in (4.5, *[100.0] * 7):
+        scheduler.add(entry(deadline), 0.0)
+    assert len(scheduler.decide(0.0).entries) == 4
+
+
+def test_a_doomed_head_does_not_shrink_the_batch_of_the_others():
+    """Who cannot be answered in time even alone is dropped, and the others ride in full."""
+    scheduler = make_scheduler(lambda _key: 8, costs=known_costs((1, 1.0), (8, 8.0)))
+    doomed, *others = [entry(deadline) for deadline in (0.5, *[100.0] * 7)]
+    for each in (doomed, *others):
+        scheduler.add(each, 0.0)
+    batch = scheduler.decide(0.0)
+    assert (batch.late, batch.entries) == ([doomed], others)
+
+
+def test_the_last_one_waiting_may_try_whatever_is_predicted():
+    """A cost that was learnt too high mends itself: nobody else pays for the attempt."""
+    scheduler = make_scheduler(costs=known_costs((1, 50.0)))
+    hopeful = entry(1.0)
+    scheduler.add(hopeful, 0.0)
+    assert scheduler.decide(0.0).entries == [hopeful]
+
+
+def test_wasteful_batches_for_a_deadline_s_sake_are_rationed():
+    """Under overload heads at the edge are dropped instead of ending in batches of one for everybody."""
+    scheduler = make_scheduler(lambda _key: 8, costs=known_costs((1, 1.0), (8, 2.0)))
+    sizes = []
+    for turn in range(3):
+        now = 3.0 * turn
+        for deadline in (now + 1.2, *[now + 100.0] * 7):
+            scheduler.add(entry(deadline), now)
+        batch = scheduler.decide(now)
+        sizes.append(len(batch.entries))
+    assert sizes == [2, 2, 8]
+    assert len(batch.late) == 1
+
+
+def test_a_reservation_is_refused_when_it_would_finish_late():
+    """Admission adds up what runs, what waits, what was promised, and what is asked."""
+    scheduler = make_scheduler(lambda _key: 4, costs=known_costs((1, 1.0), (4, 4.0)))
+    for _ in range(4):
+        scheduler.add(entry(100.0), 0.0)
+    scheduler.decide(0.0)
+    assert scheduler.reserve("small", 2, ready=0.0, deadline=10.0, now=0.0) == 0.0
+    assert scheduler.reserve("small", 4, ready=0.0, deadline=10.0, now=0.0) > 0.0
+    scheduler.release("small", 2)
+    assert scheduler.reserve("small", 2, ready=0.0, deadline=10.0, now=0.0) == 0.0
+
+
+def test_a_refused_reservation_promises_nothing():
+    """After a refusal the room is as it was, and the answer says how late it would have been."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    scheduler.add(entry(100.0), 0.0)
+    before = scheduler.reserve("small", 50, ready=0.0, deadline=10.0, now=0.0)
+    assert before > 30.0
+    assert scheduler.reserve("small", 50, ready=0.0, deadline=10.0, now=0.0) == before
+
+
+def test_alone_in_the_server_one_is_never_refused():
+    """A prediction that is wrong refuses nobody for ever."""
+    scheduler = make_scheduler(costs=known_costs((1, 50.0)))
+    assert scheduler.reserve("small", 1, ready=0.0, deadline=1.0, now=0.0) == 0.0
+
+
+def test_two_devices_take_batches_from_one_queue():
+    """A second device gets what the first has left, and admission counts on both."""
+    scheduler = make_scheduler(lambda _key: 2, costs=known_costs((1, 1.0), (2, 2.0)), devices=2)
+    entries = [entry(100.0) for _ in range(4)]
+    for each in entries:
+        scheduler.add(each, 0.0)
+    batches = [scheduler.decide(0.0), scheduler.decide(0.0)]
+    assert [batch.entries for batch in batches] == [entries[:2], entries[2:]]
+    assert scheduler.reserve("small", 2, ready=0.0, deadline=5.0, now=0.0) == 0.0
+
+
+def closed_loop(scheduler, callers, turns):
+    """Let callers come back 1 ms after their answers; return the size of every batch."""
+    sizes, now = [], 0.0
+    coming = deque([0.001 * number for number in range(callers)])
+
+    def come(until):
+        while coming and coming[0] <= until:
+            when = coming.popleft()
+            scheduler.add(entry(when + 100.0), when)
+
+    for _ in range(turns):
+        come(now)
+        while not isinstance(decision := scheduler.decide(now), Batch):
+            events = [*([coming[0]] if coming else []), *([decision.until] if decision else [])]
+            now = min(events)
+            come(now)
+        size = len(decision.entries)
+        sizes.append(size)
+        finish = now + 0.010 + 0.001 * size
+        come(finish)
+        now = finish
+        scheduler.finished(decision, now)
+        coming.extend([now + 0.001] * size)
+    return sizes
+
+
+def test_a_device_learns_to_wait_for_callers_who_come_back():
+    """In a closed loop batches grow to all callers, where a device that never holds splits them for ever."""
+    assert closed_loop(make_scheduler(lambda _key: 8), 4, 40)[-1] < 4
+    assert closed_loop(make_scheduler(lambda _key: 8, max_delay_s=0.004), 4, 40)[-10:] == [4] * 10
+
+
+def test_one_caller_alone_never_waits():
+    """There is no hold for a single caller, whatever was learnt from him."""
+    scheduler = make_scheduler(lambda _key: 8, max_delay_s=0.004)
+    now = 0.0
+    for _ in range(50):
+        scheduler.add(entry(now + 100.0), now)
+        batch = scheduler.decide(now)
+        assert len(batch.entries) == 1
+        now += 0.010
+        scheduler.finished(batch, now)
+        now += 0.001
+
+
+def test_closing_flushes_a_hold():
+    """Where nobody else will come, nothing is waited for."""
+    scheduler = make_scheduler(lambda _key: 8, max_delay_s=0.004)
+    closed_loop(scheduler, 4, 40)
+    scheduler.add(entry(2000.0), 1000.0)
+    assert scheduler.decide(1000.0, flush=True).entries
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -126,7 +287,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.scheduler = Scheduler(max_batch=lambda _key: LIMIT)
+        self.scheduler = make_scheduler()
+        self.batches = 0
         self.now = 0.0
         self.waiting = []  # in the order of arrival
 
@@ -138,7 +300,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def add(self, key, delay, priority):
         added = entry(self.now + delay, key=key, priority=priority)
-        self.scheduler.add(added)
+        self.scheduler.add(added, self.now)
         self.waiting.append(added)
         return added
 
@@ -153,17 +315,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += seconds
 
     @rule()
-    def next_batch(self):
-        batch = self.scheduler.next_batch(self.now)
+    def decide(self):
+        batch = self.scheduler.decide(self.now)
         if not self.waiting:
             assert batch is None
             return
-        ranked = sorted(self.waiting, key=lambda each: (each.priority, each.deadline))  # stable: then arrival
+        least_urgent_first = self.batches % FAIR_SHARE == FAIR_SHARE - 1
+        sign = -1 if least_urgent_first else 1
+        ranked = sorted(
+            self.waiting, key=lambda each: (sign * each.priority, each.deadline)
+        )  # stable: then arrival
         of_key = [each for each in ranked if each.key == ranked[0].key]
         assert batch.key == ranked[0].key
         alive = [each for each in of_key if each.deadline > self.now]
         assert batch.entries == alive[:LIMIT]
         assert all(each.deadline <= self.now for each in batch.late)
+        self.batches += bool(batch.entries)
         taken = [*batch.late, *batch.entries]
         assert len({id(each) for each in taken}) == len(taken)
         for each in taken:
@@ -176,8 +343,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def teardown(self):
         while self.waiting:
-            self.next_batch()
-        assert self.scheduler.next_batch(self.now) is None
+            self.decide()
+        assert self.scheduler.decide(self.now) is None
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
