@@ -1,0 +1,167 @@
+"""Every named backbone: images/s and peak memory, eager, folded and compiled, in float32 and bfloat16.
+
+Each variant lives in a process of its own, so that its memory is its own; the variants of a model take
+turns in short rounds, so that a machine that drifts drifts for all of them, and the median round counts.
+`cosine` compares embeddings with those of the eager float32 model on the same batch (mean and worst over
+the batch); weights are a seed's unless a .safetensors file is given, and untrained weights make bfloat16
+look worse than it is.
+
+    python tests/benchmarks/backbones.py --models resnet50 sk_mini --modes eager folded --batch 8
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # spinning threads collapse when another process takes a core
+
+import torch
+from report import print_table, save
+
+from regard_models import fold, list_models, load_bundle
+
+MODES = ("eager", "folded", "compiled")
+"""`compiled` is the folded model through torch.compile with frozen weights, which it then lays out for itself."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MIB = 1 << 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list_models(), help="names, or .safetensors files")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one variant")
+    parser.add_argument(
+        "--budget", type=float, default=600, help="seconds after which no further model is begun"
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--worker", nargs=3, metavar=("MODEL", "MODE", "DTYPE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(*options.worker, options)
+        return
+    rows, started = [], time.monotonic()
+    for model in options.models:
+        if time.monotonic() - started > options.budget:
+            print(f"out of budget before {model}", file=sys.stderr)
+            break
+        rows += measure(model, options)
+        print(f"{model}: done after {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print_table(rows)
+    settings = {key: value for key, value in vars(options).items() if key not in ("models", "worker")}
+    if options.device.startswith("cuda"):
+        settings["accelerator"] = torch.cuda.get_device_name(options.device)
+    print(save("backbones", rows, **settings))
+
+
+def measure(model: str, options: argparse.Namespace) -> list[dict]:
+    """Return a row for each variant of a model that this machine can run."""
+    with contextlib.ExitStack() as stack:
+        variants = {}
+        for mode in options.modes:
+            for dtype in options.dtypes:
+                variants[mode, dtype] = stack.enter_context(Variant(model, mode, dtype, options))
+        running = {key: each for key, each in variants.items() if each.begin()}
+        rounds = {key: [] for key in running}
+        for _ in range(options.rounds):
+            for key, each in running.items():
+                rounds[key].append(each.round(options.seconds))
+        rows = []
+        reference = variants["eager", "float32"].embedding if ("eager", "float32") in running else None
+        for (mode, dtype), results in rounds.items():
+            row = {"model": Path(model).stem, "mode": mode, "dtype": dtype}
+            row["images_per_s"] = statistics.median(each["images_per_s"] for each in results)
+            row["peak_mib"] = max(each["peak_mib"] for each in results)
+            if reference is not None:
+                cosine = torch.cosine_similarity(reference, running[mode, dtype].embedding)
+                row |= {"cosine_mean": f"{cosine.mean():.5f}", "cosine_worst": f"{cosine.min():.5f}"}
+            rows.append(row)
+    return rows
+
+
+class Variant:
+    """A process that holds one model in one mode and dtype and runs it when told to."""
+
+    def __init__(self, model: str, mode: str, dtype: str, options: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--worker", model, mode, dtype, "--batch", str(options.batch)]
+        command += ["--threads", str(options.threads), "--device", options.device]
+        self.command, self.process, self.embedding = command, None, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.stdin.close()
+            self.process.wait()
+            self.process.stdout.close()
+
+    def begin(self) -> bool:
+        """Build and warm up, one variant after the other; false if this machine cannot run it."""
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        line = self.process.stdout.readline()
+        if line:
+            self.embedding = torch.tensor(json.loads(line))
+        return bool(line)
+
+    def round(self, seconds: float) -> dict:
+        print(seconds, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+
+@torch.inference_mode()
+def work(model: str, mode: str, dtype: str, options: argparse.Namespace) -> None:
+    """Run one variant: print the embeddings, then a round's result for every line of seconds on stdin."""
+    torch.set_num_threads(options.threads)
+    before = resident()
+    network = load_bundle(model).model
+    x = torch.randn(options.batch, 3, *network.spec.input_size, generator=torch.Generator().manual_seed(0))
+    network, x = (each.to(options.device, DTYPES[dtype]) for each in (network, x))
+    network = network if mode == "eager" else fold(network)
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        return network.extract(x, ("embedding",))["embedding"]
+
+    extract = torch.compile(embed, options={"freezing": True}) if mode == "compiled" else embed
+
+    def run() -> torch.Tensor:
+        embedding = extract(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return embedding
+
+    for _ in range(2):  # the first call compiles, the second still allocates
+        run()
+    print(json.dumps(run().float().tolist()), flush=True)
+    for line in sys.stdin:
+        images, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < float(line):
+            run()
+            images += options.batch
+        peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident() - before
+        print(json.dumps({"images_per_s": images / passed, "peak_mib": round(peak / MIB)}), flush=True)
+
+
+def resident() -> int:
+    """Return the most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
