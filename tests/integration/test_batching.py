@@ -1,0 +1,168 @@
+"""Dynamic batching, deadlines and cancellation, over real channels with the device held at a gate."""
+
+import grpc
+import numpy as np
+import pytest
+
+from regard_proto.v1 import features_pb2 as pb
+
+
+@pytest.fixture
+def served(serve):
+    return serve(max_batch=8)
+
+
+@pytest.fixture
+def busy(served, pictures):
+    """The device holds a batch of one; the future of its caller."""
+    served.gate.hold()
+    future = served.begin(*pictures(1))
+    served.gate.until(1)
+    return future
+
+
+def sizes(futures):
+    """Return the sizes of the batches that callers rode in."""
+    return [result.timings.batch_size for future in futures for result in future.result().results]
+
+
+def test_concurrent_callers_ride_together(served, busy, pictures, vectors):
+    """Callers who come while the device is busy share one batch, and get the vectors they would get alone."""
+    images = pictures(8)
+    futures = [served.begin(image) for image in images]
+    served.queue.until(8)
+    served.gate.open()
+    assert sizes([busy, *futures]) == [1] + [8] * 8
+    assert served.gate.batches == [1, 8]
+    together = np.concatenate([vectors(future.result()) for future in futures])
+    np.testing.assert_allclose(together, vectors(served.extract(*images)), atol=1e-5)
+    assert served.metric("regard_batch_size_bucket", model="resnet_tiny", le="1.0") == 1
+
+
+def test_batches_are_no_larger_than_the_setting(served, busy, pictures):
+    """Twenty images in one request are run in batches of eight at most."""
+    future = served.begin(*pictures(20))
+    served.queue.until(20)
+    served.gate.open()
+    assert sorted(set(sizes([future]))) == [4, 8]
+    assert served.gate.batches == [1, 8, 8, 4]
+    assert busy.result().results
+
+
+def test_interactive_callers_overtake_bulk(served, busy, pictures):
+    """Bulk is served from the room that interactive requests leave."""
+    bulk = served.begin(*pictures(8), priority=pb.PRIORITY_BULK)
+    served.queue.until(8)
+    urgent = served.begin(*pictures(4))
+    served.queue.until(12)
+    served.gate.open()
+    assert sizes([urgent]) == [8] * 4
+    assert sorted(sizes([bulk])) == [4] * 4 + [8] * 4
+    assert busy.result().results
+
+
+def test_the_earliest_deadline_rides_first(served, busy, pictures):
+    """Among equals the caller with the least time left goes first."""
+    patient = served.begin(*pictures(8), timeout=600)
+    served.queue.until(8)
+    hasty = served.begin(*pictures(8), timeout=60)
+    served.queue.until(16)
+    served.gate.open()
+    computed = [future.result().results[0].timings for future in (hasty, patient)]
+    # The patient one came first and yet was dispatched last.
+    assert computed[1].queue_ms > computed[0].queue_ms
+    assert busy.result().results
+
+
+def test_different_wishes_ride_together(served, busy, pictures):
+    """Batchmates may ask for different vectors; maps ride apart because they cost more."""
+    first = served.begin(*pictures(1), outputs=["logits"])
+    second = served.begin(*pictures(1), outputs=["embedding", "logits"])
+    maps = served.begin(*pictures(1), outputs=["layer1"])
+    served.queue.until(3)
+    served.gate.open()
+    assert sizes([first, second, maps]) == [2, 2, 1]
+    names = [
+        [output.name for output in future.result().results[0].features.outputs] for future in (first, second)
+    ]
+    assert names == [["logits"], ["embedding", "logits"]]
+    assert busy.result().results
+
+
+def test_an_expired_caller_is_answered_and_never_run(served, busy, pictures):
+    """A deadline that passes in the queue is DEADLINE_EXCEEDED for its caller, and no dead work for the device."""
+    future = served.begin(*pictures(3), timeout=0.2)
+    with pytest.raises(grpc.RpcError) as error:
+        future.result()
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    served.journal.until("Extract ", 1)
+    served.queue.until(0)
+    served.gate.open()
+    assert busy.result().results
+    assert served.extract(*pictures(1)).results
+    assert served.gate.batches == [1, 1]
+    served.assert_empty()
+
+
+def test_the_servers_own_deadline_holds_for_those_without_one(serve, pictures, reason):
+    """Nobody waits for ever: a caller without a deadline gets the server's default."""
+    served = serve(default_timeout_s=0.2)
+    served.gate.hold()
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(*pictures(2), timeout=None)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert reason(error.value) == "DEADLINE_EXPIRED"
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="late") == 2
+    served.assert_empty()
+
+
+def test_who_leaves_the_queue_is_not_run(served, busy, pictures):
+    """A cancelled caller's images are gone before the next batch is formed; those beside them are served."""
+    leaving = [served.begin(*pictures(2)) for _ in range(3)]
+    served.queue.until(6)
+    staying = served.begin(*pictures(1))
+    served.queue.until(7)
+    for future in leaving:
+        future.cancel()
+    served.queue.until(1)
+    served.gate.open()
+    assert sizes([busy, staying]) == [1, 1]
+    served.journal.until("Extract CANCELLED", 3)
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="cancelled") == 6
+    served.assert_empty()
+
+
+def test_who_leaves_while_his_batch_runs_disturbs_nobody(served, busy, pictures, vectors):
+    """A caller who goes away in the middle of a run costs his batchmates nothing."""
+    images = pictures(2)
+    leaving, staying = (served.begin(image) for image in images)
+    served.queue.until(2)
+    served.gate.step()
+    assert busy.result().results
+    served.gate.until(2)  # their batch has been formed and is held
+    leaving.cancel()
+    served.journal.until("Extract CANCELLED")
+    served.gate.open()
+    np.testing.assert_allclose(vectors(staying.result()), vectors(served.extract(images[1])), atol=1e-5)
+    assert served.gate.batches == [1, 2, 1]
+    served.assert_empty()
+
+
+def test_a_batch_that_fails_is_its_own_affair(served, busy, pictures, reason):
+    """A run that raises is INTERNAL for its batch, without details; the next batch is served."""
+
+    def fail(_key, _batch):
+        raise RuntimeError("a secret of the network")
+
+    doomed = served.begin(*pictures(2))
+    served.queue.until(2)
+    served.gate.fault = fail
+    served.gate.open()
+    for future in (busy, doomed):
+        for result in future.result().results:
+            assert (result.error.code, reason(result.error)) == (13, "COMPUTATION_FAILED")
+            assert "secret" not in result.error.message
+    served.gate.fault = lambda _key, _batch: None
+    assert sizes([served.begin(*pictures(1))]) == [1]
+    assert served.journal.count("failed") == 2
+    served.assert_empty()
