@@ -35,6 +35,7 @@ from regard_server.observe import ObservationPort
 from regard_server.pipeline import Pipeline, settle
 from regard_server.scheduler import Scheduler
 from regard_server.servicers.features import FeatureServicer
+from regard_server.servicers.health import HealthServicer
 from regard_server.servicers.requests import RequestLimits
 from regard_server.settings import Settings
 from regard_server.sources import resolve_sources
@@ -137,7 +138,7 @@ class Server:
             clock=self._loop.time,
         )
         add_FeatureServiceServicer_to_server(servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
         return server
@@ -161,7 +162,6 @@ class Server:
                 raise OSError(
                     f"cannot listen on {self._settings.metrics_address}: {error.strerror}"
                 ) from error
-        await self.health.publish()
         await self._grpc.start()
         self._device.start()
 
@@ -178,7 +178,7 @@ class Server:
 
     async def drain(self, timeout_s: float) -> None:
         """Turn new callers away, answer those inside within the time, and stop."""
-        await self.health.drain()
+        self.health.drain()
         self.metrics.ready.set(0)
         await self._grpc.stop(timeout_s)
         self._batcher.close()
@@ -218,4 +218,4 @@ class Server:
 
     def _set_states(self, state: ModelState) -> None:
         self.catalog.set_states(state)
-        self._publishing = self._loop.create_task(self.health.publish())
+        self.health.publish()

@@ -1,44 +1,49 @@
-"""Health: what `grpc.health.v1` says, overall, for the service, and for every model.
+"""Health: the truth that `grpc.health.v1` and /readyz tell, overall, for the service, and for every model.
 
 It follows the models' states and nothing else: not serving before warm-up, while draining, or when the device
-thread has died.
+thread has died. Nothing is stored that could contradict them; who watches is woken when they change.
 """
 
-from grpc_health.v1.health import aio as health_aio
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+import asyncio
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import Catalog, ModelState
 
 SERVICE = pb.DESCRIPTOR.services_by_name["FeatureService"].full_name
-_SERVING = HealthCheckResponse.SERVING
-_NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """The health service's servicer, and the truth it tells."""
+    """Who serves. Used from the event loop; `ready` may be asked from anywhere."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.servicer = health_aio.HealthServicer()
         self._catalog = catalog
-        self._draining = False
+        self._changed = asyncio.Event()
+        self.draining = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether every model takes requests."""
         states = self._catalog.states.values()
-        return not self._draining and all(state is ModelState.READY for state in states)
+        return not self.draining.is_set() and all(state is ModelState.READY for state in states)
 
-    async def publish(self) -> None:
-        """Tell watchers what the catalogue says now."""
-        overall = _SERVING if self.ready else _NOT_SERVING
-        for name in ("", SERVICE):
-            await self.servicer.set(name, overall)
-        for name, state in self._catalog.states.items():
-            serving = state is ModelState.READY and not self._draining
-            await self.servicer.set(f"{SERVICE}/{name}", _SERVING if serving else _NOT_SERVING)
+    def serving(self, service: str) -> bool | None:
+        """Return whether the server ("", or the service's name) or a model of it serves; None if there is none such."""
+        if service in {"", SERVICE}:
+            return self.ready
+        owner, _, model = service.rpartition("/")
+        state = self._catalog.states.get(model) if owner == SERVICE else None
+        return None if state is None else state is ModelState.READY and not self.draining.is_set()
 
-    async def drain(self) -> None:
+    async def change(self) -> None:
+        """Wait until something may have changed."""
+        await self._changed.wait()
+
+    def publish(self) -> None:
+        """Wake whoever waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def drain(self) -> None:
         """Send new callers elsewhere, from now on."""
-        self._draining = True
-        await self.publish()
+        self.draining.set()
+        self.publish()

@@ -223,7 +223,7 @@ def launch(loop, *, wait=True, **settings):
         **settings,
     }
     gate, journal = Gate(), Journal()
-    logger = logging.Logger("regard.test", logging.DEBUG)
+    logger = logging.Logger("regard.test", logging.DEBUG)  # noqa: LOG001 - one for each server
     logger.addHandler(journal)
 
     async def start():

@@ -150,7 +150,7 @@ def test_a_failed_call_is_named_too(shared):
     assert dict(error.value.trailing_metadata())["x-request-id"] == "trace-8"
 
 
-def test_several_models_stand_side_by_side(serve, pictures, vectors):
+def test_several_models_stand_side_by_side(serve, pictures):
     """Each is chosen by its name, the first without one, and batches never mix them."""
     served = serve(models=("first=resnet_tiny", "second=resnet_tiny"))
     response = served.extract(*pictures(1), model="second")

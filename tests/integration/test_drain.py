@@ -1,0 +1,91 @@
+"""Draining: not ready first, then the calls in flight, then the end."""
+
+import asyncio
+import dataclasses
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from regard_proto.v1 import features_pb2 as pb
+
+LONG_S = 1000.0
+"""A drain that took this long would be a hang: only the last call's end may end it."""
+
+
+def drain(served, timeout_s=LONG_S):
+    """Begin to drain; return the future of its end."""
+    return asyncio.run_coroutine_threadsafe(served.server.drain(timeout_s), served.loop)
+
+
+@pytest.fixture
+def states():
+    """Watch a server's overall health."""
+    calls = []
+
+    def states(served):
+        calls.append(served.health.Watch(health_pb2.HealthCheckRequest()))
+        return (health_pb2.HealthCheckResponse.ServingStatus.Name(each.status) for each in calls[-1])
+
+    yield states
+    for call in calls:
+        call.cancel()
+
+
+def test_calls_in_flight_are_answered_and_new_ones_refused(serve, pictures, states):
+    """A draining server finishes what it has begun, for those who run and those who wait, and takes no more."""
+    served = serve(max_batch=2)
+    served.gate.hold()
+    futures = [served.begin(*pictures(1))]
+    served.gate.until(1)
+    futures += [served.begin(*pictures(1)) for _ in range(3)]
+    served.queue.until(3)
+    health = states(served)
+    assert next(health) == "SERVING"
+    draining = drain(served)
+    assert next(health) == "NOT_SERVING"
+    with served.connect() as channel, pytest.raises(grpc.RpcError) as error:
+        dataclasses.replace(served, channel=channel).extract(*pictures(1))
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not draining.done()
+    served.gate.open()
+    assert [len(future.result().results) for future in futures] == [1] * 4
+    draining.result(30)
+    served.assert_empty()
+
+
+def test_an_idle_server_drains_at_once(serve):
+    """Nothing in flight, nothing to wait for."""
+    drain(serve()).result(30)
+
+
+def test_those_who_only_watch_do_not_keep_a_server_alive(serve, states):
+    """A health watcher hears NOT_SERVING and is let go; drains need not wait for those who never leave."""
+    served = serve()
+    health = states(served)
+    assert next(health) == "SERVING"
+    draining = drain(served)
+    assert next(health) == "NOT_SERVING"
+    draining.result(30)
+
+
+def test_calls_that_take_too_long_are_cut_off(serve, pictures):
+    """The drain's own deadline counts: what is not answered by then never will be."""
+    served = serve()
+    served.gate.hold()
+    future = served.begin(*pictures(1))
+    served.gate.until(1)
+    draining = drain(served, 0.2)
+    with pytest.raises(grpc.RpcError):
+        future.result()
+    served.gate.open()
+    draining.result(30)
+    served.assert_empty()
+
+
+def test_draining_twice_is_harmless(serve):
+    """The second drain has nothing to do."""
+    served = serve()
+    drain(served).result(30)
+    drain(served).result(30)
