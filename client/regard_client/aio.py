@@ -77,7 +77,8 @@ class AsyncClient:
         self._credentials = channel_credentials(credentials)
         self._options = transport.options(target)
         self._closed = False
-        self._bulk_limits = bulk_limits(coalesce, max_in_flight)
+        self._bulk_limits = bulk_limits(coalesce)
+        self._max_in_flight = max_in_flight
         self._shared = SharedCalls(self._core, coalescing(coalesce), self._extract)
 
     async def extract(
@@ -137,6 +138,7 @@ class AsyncClient:
             self._core,
             self._bulk_limits,
             lambda: self._core.query(outputs, model, "bulk"),
+            max_in_flight=self._max_in_flight,
             timeout_s=timeout_s,
             call=self._extract,
         )

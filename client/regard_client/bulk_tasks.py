@@ -30,20 +30,28 @@ class BulkCalls:
 
     Args:
         core: what is common to both clients.
-        limits: what one message holds, and how many are in flight.
+        limits: what one message holds.
         query: says what to ask, anew for every message.
+        max_in_flight: messages on their way at once.
         timeout_s: how long one message may take, and how long it is tried again.
         call: sends a request with so many seconds to go; raises `grpc.RpcError`.
     """
 
     def __init__(
-        self, core: Core, limits: Coalescing, query: Callable[[], Query], *, timeout_s: float, call: Call
+        self,
+        core: Core,
+        limits: Coalescing,
+        query: Callable[[], Query],
+        *,
+        max_in_flight: int,
+        timeout_s: float,
+        call: Call,
     ) -> None:
         self._core = core
         self._query = query
         self._timeout_s = timeout_s
         self._call = call
-        self._max_in_flight = limits.max_in_flight
+        self._max_in_flight = max_in_flight
         self._pile = Pile(limits)
         self._window: deque[asyncio.Task[list[Result]]] = deque()
 

@@ -53,8 +53,9 @@ class BulkCalls:
 
     Args:
         core: what is common to both clients.
-        limits: what one message holds, and how many are in flight.
+        limits: what one message holds.
         query: says what to ask, anew for every message.
+        max_in_flight: messages on their way at once.
         timeout_s: how long one message may take, and how long it is tried again.
         begin: sends a request with so many seconds to go.
         sleep: waits so many seconds, less if the client is closed.
@@ -66,6 +67,7 @@ class BulkCalls:
         limits: Coalescing,
         query: Callable[[], Query],
         *,
+        max_in_flight: int,
         timeout_s: float,
         begin: Begin,
         sleep: Sleep,
@@ -75,7 +77,7 @@ class BulkCalls:
         self._timeout_s = timeout_s
         self._begin = begin
         self._sleep = sleep
-        self._max_in_flight = limits.max_in_flight
+        self._max_in_flight = max_in_flight
         self._pile = Pile(limits)
         self._window: deque[_Message] = deque()
 

@@ -11,6 +11,7 @@ ChannelOptions: TypeAlias = tuple[tuple[str, Any], ...]
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 MiB: Final = 1 << 20
+_MIN_BACKOFF_S: Final = 0.01
 _LOCAL_PREFIXES: Final = ("localhost:", "127.", "[::1]", "unix:")
 
 
@@ -26,6 +27,9 @@ class Transport:
         max_attempts: how often a call that was UNAVAILABLE is tried in all, within its deadline.
         initial_backoff_s: the pause before the second attempt, at random up to this; it doubles from there.
         max_backoff_s: the longest such pause. A server's `grpc-retry-pushback-ms` replaces it.
+
+    Raises:
+        ValueError: the pauses are shorter than 10 ms.
     """
 
     max_send_bytes: int = 64 * MiB
@@ -35,6 +39,15 @@ class Transport:
     max_attempts: int = 4
     initial_backoff_s: float = 0.05
     max_backoff_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        # gRPC (1.72 and later) loses a call, deadline and all, whose pause comes out as 0 ms:
+        # https://github.com/grpc/grpc/issues/41036
+        if min(self.initial_backoff_s, self.max_backoff_s) < _MIN_BACKOFF_S:
+            raise ValueError(
+                f"backoff of {self.initial_backoff_s} to {self.max_backoff_s} s is too short; "
+                f"expected {_MIN_BACKOFF_S} s at least"
+            )
 
     def options(self, target: str) -> ChannelOptions:
         """Return gRPC's channel arguments."""

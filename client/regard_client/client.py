@@ -95,7 +95,8 @@ class Client:
             else grpc.insecure_channel(target, options)
         )
         self._stub = FeatureServiceStub(self._channel)
-        self._bulk_limits = bulk_limits(coalesce, max_in_flight)
+        self._bulk_limits = bulk_limits(coalesce)
+        self._max_in_flight = max_in_flight
         self._shared = SharedCalls(self._core, coalescing(coalesce), self._extract)
 
     def extract(
@@ -183,6 +184,7 @@ class Client:
             self._core,
             self._bulk_limits,
             lambda: self._core.query(outputs, model, "bulk"),
+            max_in_flight=self._max_in_flight,
             timeout_s=timeout_s,
             begin=self._begin,
             sleep=self._closed.wait,

@@ -1,16 +1,21 @@
 """Which images ride together: concurrent callers share messages, and nobody waits for company.
 
-A call that finds fewer than `max_in_flight` messages on their way departs at once, alone. One that finds
-them all on their way waits, and goes with everybody else who asks the same when one of them is back:
+A call that finds fewer than `in_flight` messages on their way departs at once, alone. One that finds them all
+on their way waits, and goes with everybody else who asks the same when one of them is back:
 
     caller 1  ──board──▶ Ride(1) ════════════ arrive ─▶
     caller 2  ──board──▶ Ride(2) ═════════════════════════ arrive ─▶
     caller 3     └─board, waits ─────────────┐
     caller 4          └─board, waits ────────┴▶ Ride(3, 4) ═══════ …
 
-There is no timer: the message that is away is the clock (the same late binding as the server's batches). This
-is the whole of the policy, without channel, thread or event loop; `client.py` and `aio.py` carry it out. It is
-not thread-safe: the shell locks.
+There is no timer: the message that is away is the clock (the same late binding as the server's batches).
+Sharing saves the cost of messages, a fraction of a millisecond each; where answers take long for other reasons
+(a large network, a distant server), waiting for one costs more than it saves and starves the server's batches.
+So slow answers allow more messages in flight: one for every `spacing_s` that they take, which holds the cost of
+messages to a small part of one core whatever the latency.
+
+This is the whole of the policy, without channel, thread or event loop; `threads.py` and `tasks.py` carry it
+out. It is not thread-safe: the shell locks.
 """
 
 from dataclasses import dataclass, field
@@ -20,6 +25,8 @@ from regard_client.images import Picture
 from regard_client.query import Query
 
 _MiB: Final = 1 << 20
+# Of the newest latency in the running mean: about the last five answers count.
+_LATENCY_WEIGHT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,8 @@ class Coalescing:
     Attributes:
         max_images: images a message, at most.
         max_bytes: bytes of images a message, at most; one image alone may be larger.
-        max_in_flight: messages with the same parameters that are on their way at once.
+        in_flight: messages with the same parameters that are on their way at once, while answers are quick.
+        spacing_s: how much of an answer's latency allows one message more; infinity for never.
 
     Raises:
         ValueError: one of them is not positive.
@@ -37,11 +45,12 @@ class Coalescing:
 
     max_images: int = 32
     max_bytes: int = 8 * _MiB
-    max_in_flight: int = 2
+    in_flight: int = 2
+    spacing_s: float = 0.004
 
     def __post_init__(self) -> None:
-        if min(self.max_images, self.max_bytes, self.max_in_flight) < 1:
-            raise ValueError(f"{self} must have no limit below 1")
+        if min(self.max_images, self.max_bytes, self.in_flight) < 1 or self.spacing_s <= 0:
+            raise ValueError(f"{self} must have no limit below 1, and a positive spacing")
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +71,7 @@ class Ride(Generic[R]):
 
     query: Query
     riders: tuple[R, ...]
+    departed_s: float
     aboard: set[R] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +97,7 @@ class Coalescer(Generic[R]):
     def __init__(self, limits: Coalescing) -> None:
         self._limits = limits
         self._max_images = limits.max_images
+        self._latency_s = 0.0
         self._lanes: dict[Query, _Lane[R]] = {}
         self._riding: dict[R, Ride[R]] = {}
 
@@ -98,6 +109,7 @@ class Coalescer(Generic[R]):
 
     def arrive(self, ride: Ride[R], now_s: float) -> Ride[R] | None:
         """Note that a ride has its answer; return the next one of its lane, if anybody waits."""
+        self._latency_s += _LATENCY_WEIGHT * (now_s - ride.departed_s - self._latency_s)
         self._clear(ride)
         return self._depart(ride.query, now_s)
 
@@ -139,15 +151,18 @@ class Coalescer(Generic[R]):
 
     def _depart(self, query: Query, now_s: float) -> Ride[R] | None:
         lane = self._lanes[query]
-        riders = self._next(lane, now_s) if lane.in_flight < self._limits.max_in_flight else ()
+        riders = self._next(lane, now_s) if lane.in_flight < self._allowed() else ()
         if not riders:
             if not lane.in_flight and not lane.waiting:
                 del self._lanes[query]
             return None
-        ride = Ride(query, riders)
+        ride = Ride(query, riders, now_s)
         lane.in_flight += 1
         self._riding.update(dict.fromkeys(riders, ride))
         return ride
+
+    def _allowed(self) -> int:
+        return max(self._limits.in_flight, int(self._latency_s / self._limits.spacing_s))
 
     def _next(self, lane: _Lane[R], now_s: float) -> tuple[R, ...]:
         riders: list[R] = []

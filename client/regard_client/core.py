@@ -31,7 +31,7 @@ from regard_proto.v1 import features_pb2 as pb
 Outputs: TypeAlias = str | Sequence[str]
 
 # Alone every caller: what `coalesce=False` means.
-_APART: Final = Coalescing(max_images=1, max_in_flight=1 << 30)
+_APART: Final = Coalescing(max_images=1, in_flight=1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,9 @@ def coalescing(choice: bool | Coalescing) -> Coalescing:  # noqa: FBT001 - it is
     return Coalescing() if choice else _APART
 
 
-def bulk_limits(choice: bool | Coalescing, max_in_flight: int) -> Coalescing:  # noqa: FBT001 - see above
+def bulk_limits(choice: bool | Coalescing) -> Coalescing:  # noqa: FBT001 - see above
     """Return what one message of many images holds: as much as coalesced ones, however those are chosen."""
-    limits = choice if isinstance(choice, Coalescing) else Coalescing()
-    return replace(limits, max_in_flight=max_in_flight)
+    return choice if isinstance(choice, Coalescing) else Coalescing()
 
 
 class Core:

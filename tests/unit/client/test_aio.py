@@ -82,7 +82,7 @@ async def test_a_rider_that_is_cancelled_while_it_waits_takes_no_place(client, s
 
 async def test_a_rider_that_is_cancelled_under_way_does_not_stop_its_message(server):
     """A message goes on for those who still wait for it."""
-    async with AsyncClient(server.target, coalesce=Coalescing(max_in_flight=1)) as client:
+    async with AsyncClient(server.target, coalesce=Coalescing(in_flight=1)) as client:
         with server.hold():
             (ahead,) = await start([client.extract(b"ahead")])
             await arrived(server, 1)

@@ -33,10 +33,17 @@ def test_large_images_are_tried_again_too(client, server):
 def test_attempts_have_an_end(server):
     """A server that stays UNAVAILABLE is asked `max_attempts` times."""
     server.fail("", grpc.StatusCode.UNAVAILABLE, times=10)
-    transport = Transport(max_attempts=2, initial_backoff_s=0.001)
+    transport = Transport(max_attempts=2, initial_backoff_s=0.01)
     with Client(server.target, transport=transport) as client, pytest.raises(UnavailableError):
         client.extract(b"photo")
     assert len(server.calls) == 2
+
+
+@pytest.mark.parametrize("option", ["initial_backoff_s", "max_backoff_s"])
+def test_pauses_that_grpc_cannot_take_are_refused(option):
+    """Pauses so short that gRPC loses the call over them are refused, with what would do."""
+    with pytest.raises(ValueError, match=r"expected 0\.01 s at least"):
+        Transport(**{option: 0.001})
 
 
 def test_overload_is_not_tried_again(client, server):

@@ -235,7 +235,7 @@ def test_the_call_lasts_as_long_as_its_most_patient_rider(client, server, pool):
 
 def test_an_interrupted_leader_leaves_its_co_riders_unharmed(server, pool):
     """When the thread that makes the call is interrupted, the others go again without it."""
-    with Client(server.target, coalesce=Coalescing(max_in_flight=1)) as client:
+    with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
         queue = Queue(client)
         shared, interrupts = client._shared, threading.Event()
         send = shared._call

@@ -1,5 +1,7 @@
 """The policy of riding together, without a server, a thread or a loop."""
 
+import math
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from regard_client.coalescing import Coalescer, Coalescing, Rider
 from regard_client.images import Encoded
 from regard_client.query import Query
 
-LIMITS = Coalescing(max_images=3, max_bytes=100, max_in_flight=2)
+LIMITS = Coalescing(max_images=3, max_bytes=100, in_flight=2, spacing_s=math.inf)
 QUERIES = (Query(), Query(model="other"))
 
 
@@ -126,7 +128,35 @@ def test_one_image_that_was_too_much_does_not_go_again():
     assert not coalescer.shrink(first)
 
 
-@pytest.mark.parametrize("option", ["max_images", "max_bytes", "max_in_flight"])
+def depart(coalescer, now_s):
+    """Board callers at one moment until one has to wait; return the rides."""
+    rides = []
+    while (ride := coalescer.board(rider(deadline_s=1e9), now_s)) is not None:
+        rides.append(ride)
+    return rides
+
+
+@pytest.mark.parametrize(("latency_s", "allowed"), [(0.001, 2), (0.1, 10), (1.0, 100)])
+def test_slow_answers_allow_more_messages_in_flight(latency_s, allowed):
+    """One message for every so much latency, so that waiting never costs more than sharing saves."""
+    coalescer = Coalescer(Coalescing(in_flight=2, spacing_s=0.01))
+    now_s = 0.0
+    for _ in range(60):
+        now_s += 2 * latency_s
+        coalescer.arrive(coalescer.board(rider(deadline_s=1e9), now_s), now_s + latency_s)
+    assert len(depart(coalescer, now_s + 2 * latency_s)) == pytest.approx(allowed, abs=1)
+
+
+def test_quick_answers_allow_fewer_again():
+    """What a slow spell allowed is forgotten after a few quick answers."""
+    coalescer = Coalescer(Coalescing(in_flight=2, spacing_s=0.01))
+    coalescer.arrive(coalescer.board(rider(deadline_s=1e9), 0.0), 10.0)
+    for step in range(50):
+        coalescer.arrive(coalescer.board(rider(deadline_s=1e9), 10.0 + step), 10.0 + step)
+    assert len(depart(coalescer, 100.0)) == 2
+
+
+@pytest.mark.parametrize("option", ["max_images", "max_bytes", "in_flight", "spacing_s"])
 def test_limits_are_positive(option):
     """A limit of zero would send nothing, and is refused by name."""
     with pytest.raises(ValueError, match=option):
@@ -204,9 +234,9 @@ class CoalescerMachine(RuleBasedStateMachine):
     def nobody_waits_beside_room(self):
         for query in QUERIES:
             away = sum(ride.query == query for ride in self.away)
-            assert away <= LIMITS.max_in_flight
+            assert away <= LIMITS.in_flight
             patient = [each for each in self.waiting if each.query == query and each.deadline_s > self.now_s]
-            assert away == LIMITS.max_in_flight or not patient
+            assert away == LIMITS.in_flight or not patient
 
     @invariant()
     def nothing_is_kept_of_what_is_over(self):
