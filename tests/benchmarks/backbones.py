@@ -49,6 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--name", default="backbones", help="of the JSON file under bench-results/")
     parser.add_argument("--worker", nargs=3, metavar=("MODEL", "MODE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -62,10 +63,10 @@ def main() -> None:
         rows += measure(model, options)
         print(f"{model}: done after {time.monotonic() - started:.0f} s", file=sys.stderr)
     print_table(rows)
-    settings = {key: value for key, value in vars(options).items() if key not in ("models", "worker")}
+    settings = {key: value for key, value in vars(options).items() if key not in ("models", "name", "worker")}
     if options.device.startswith("cuda"):
         settings["accelerator"] = torch.cuda.get_device_name(options.device)
-    print(save("backbones", rows, **settings))
+    print(save(options.name, rows, **settings))
 
 
 def measure(model: str, options: argparse.Namespace) -> list[dict]:
@@ -102,19 +103,19 @@ class Variant:
         self.command, self.process, self.embedding = command, None, None
 
     def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait()
-            self.process.stdout.close()
-
-    def begin(self) -> bool:
-        """Build and warm up, one variant after the other; false if this machine cannot run it."""
+        """Start the process: those of a model build and compile side by side, and are measured in turn."""
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def begin(self) -> bool:
+        """Wait until it is warm; false if this machine cannot run it, its traceback having said why."""
         line = self.process.stdout.readline()
         if line:
             self.embedding = torch.tensor(json.loads(line))
