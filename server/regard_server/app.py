@@ -96,6 +96,7 @@ class Server:
             queue_depth=lambda: self._batcher.waiting,
             images=lambda: self._admission.images,
             size=lambda: self._admission.bytes,
+            ready=lambda: self.health.ready,
         )
         self._grpc = self._make_grpc_server()
         self.address = ""
@@ -179,7 +180,6 @@ class Server:
     async def drain(self, timeout_s: float) -> None:
         """Turn new callers away, answer those inside within the time, and stop."""
         self.health.drain()
-        self.metrics.ready.set(0)
         await self._grpc.stop(timeout_s)
         self._batcher.close()
         if not await asyncio.to_thread(self._device.join, _LAST_BATCH_S):
@@ -207,13 +207,12 @@ class Server:
                 model.device,
             ).set(1)
         self._set_states(ModelState.READY)
-        self.metrics.ready.set(1)
         self._ready.set_result(None)
 
     def _become_failed(self, error: BaseException) -> None:
         self._logger.error("the device thread ended", exc_info=error)
         self._set_states(ModelState.FAILED)
-        self.metrics.ready.set(0)
+        self._batcher.abandon()
         self.failed.set_result(error)
 
     def _set_states(self, state: ModelState) -> None:

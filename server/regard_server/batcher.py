@@ -111,17 +111,29 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Take no more, and answer whoever waits that nobody will serve him: no device is left."""
+        self.close()
+        while (batch := self._take()) is not None:
+            self._deliver([_unserved(entry) for entry in (*batch.late, *batch.entries)])
+
     def serve(self, run: Run) -> None:
         """Form and run batches in the calling thread until `close`.
 
         `run` gets a key and the payloads of a batch and returns one value for each, which may be an exception for
-        a single entry. If it raises, that batch fails and the next one is formed.
+        a single entry. If it raises an `Exception`, that batch fails and the next one is formed; whatever else ends
+        this method is answered with `UnavailableError` first.
         """
         while (batch := self._take()) is not None:
             if batch.late:
                 self._deliver([_late(entry, batch.dispatched) for entry in batch.late])
             if batch.entries:
-                self._deliver(self._run(run, batch))
+                try:
+                    outcomes = self._run(run, batch)
+                except BaseException:
+                    self._deliver([_unserved(entry) for entry in batch.entries])
+                    raise
+                self._deliver(outcomes)
 
     def _take(self) -> Batch | None:
         """Wait for a batch; None when the batcher is closed and empty."""
@@ -160,3 +172,8 @@ def _late(entry: Entry, now: float) -> Outcome:
     return Outcome(
         entry, DeadlineExpiredError(f"the deadline passed after {waited:.3f} s in the queue"), waited
     )
+
+
+def _unserved(entry: Entry) -> Outcome:
+    entry.payload = None
+    return Outcome(entry, UnavailableError("the device failed; the server's log says why"))

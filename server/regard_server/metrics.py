@@ -64,16 +64,21 @@ class Metrics:
             ["model", "fingerprint", "trained", "dtype", "engine", "device"],
             registry=self.registry,
         )
-        self.ready = Gauge("regard_ready", "1 while the server takes requests.", registry=self.registry)
 
     def watch(
-        self, *, queue_depth: Callable[[], int], images: Callable[[], int], size: Callable[[], int]
+        self,
+        *,
+        queue_depth: Callable[[], int],
+        images: Callable[[], int],
+        size: Callable[[], int],
+        ready: Callable[[], bool],
     ) -> None:
-        """Read three gauges from their owners whenever somebody scrapes."""
+        """Read gauges from their owners whenever somebody scrapes."""
         for name, help_, read in (
             ("regard_queue_depth", "Images that wait for the device.", queue_depth),
             ("regard_in_flight_images", "Images inside the server.", images),
             ("regard_in_flight_bytes", "Bytes of image data inside the server.", size),
+            ("regard_ready", "1 while the server takes requests.", ready),
         ):
             Gauge(name, help_, registry=self.registry).set_function(read)
 

@@ -17,12 +17,24 @@ from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
 from regard_server.catalog import ServedModel
 from regard_server.decoding import DecodePool
-from regard_server.errors import DeadlineExpiredError, InvalidImageError, RegardError
+from regard_server.errors import (
+    DeadlineExpiredError,
+    InvalidImageError,
+    OverloadedError,
+    RegardError,
+    UnavailableError,
+)
 from regard_server.metrics import Metrics
 from regard_server.scheduler import Entry
 from regard_server.work import BatchKey, Work
 
 _MAPS = frozenset({"feature_map", "attention"})
+# Errors that are never one picture's alone, and the outcome that all its pictures are counted as.
+_WHOLE_REQUEST: dict[type[RegardError], str] = {
+    DeadlineExpiredError: "late",
+    OverloadedError: "shed",
+    UnavailableError: "failed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,7 @@ class Pipeline:
         Raises:
             DeadlineExpiredError: the deadline passed before all were answered.
             OverloadedError: there is no room.
-            UnavailableError: the server is shutting down.
+            UnavailableError: the server is shutting down, or its device failed.
         """
         size = sum(picture.size_bytes for picture in request.pictures)
         self._metrics.received_bytes.inc(size)
@@ -119,6 +131,7 @@ class Pipeline:
                 keys = self._reserve(request)
                 async with asyncio.timeout_at(request.deadline):
                     results = await self._extract_all(request, keys)
+            _raise_of_whole_request(results)
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived
@@ -127,7 +140,7 @@ class Pipeline:
             self._count(request, "cancelled")
             raise
         except RegardError as error:
-            self._count(request, "late" if isinstance(error, DeadlineExpiredError) else "shed")
+            self._count(request, _WHOLE_REQUEST.get(type(error), "failed"))
             raise
         for result in results:
             self._metrics.items.labels(request.model.name, _outcome_label(result)).inc()
@@ -204,6 +217,12 @@ class Pipeline:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
 
 
+def _raise_of_whole_request(results: Sequence[Result]) -> None:
+    for result in results:
+        if isinstance(result.outcome, RegardError) and type(result.outcome) in _WHOLE_REQUEST:
+            raise result.outcome
+
+
 def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
     """Answer the callers of a batch; runs on the event loop."""
     ran = [outcome for outcome in outcomes if outcome.batch_size]
@@ -231,7 +250,5 @@ def _outcome_label(result: Result) -> str:
             return "ok"
         case InvalidImageError():
             return "invalid"
-        case DeadlineExpiredError():
-            return "late"
         case _:
             return "failed"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from regard_proto.v1 import features_pb2 as pb
+from regard_server.work import BatchKey
 
 
 @pytest.fixture
@@ -101,6 +102,22 @@ def test_an_expired_caller_is_answered_and_never_run(served, busy, pictures):
     assert busy.result().results
     assert served.extract(*pictures(1)).results
     assert served.gate.batches == [1, 1]
+    served.assert_empty()
+
+
+def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, reason):
+    """Images that the device could not finish in time are the call's DEADLINE_EXCEEDED, not a result's."""
+    future = served.begin(*pictures(2), timeout=60)
+    served.queue.until(2)
+    for size in (1, 2):  # learnt while they wait: far longer than their deadline
+        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+    served.gate.open()
+    with pytest.raises(grpc.RpcError) as error:
+        future.result()
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert reason(error.value) == "DEADLINE_EXPIRED"
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="late") == 2
+    assert busy.result().results
     served.assert_empty()
 
 

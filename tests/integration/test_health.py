@@ -122,6 +122,35 @@ async def failure(server):
     return await server.failed
 
 
+def test_a_device_thread_that_dies_takes_its_health_with_it(serve, watch, pictures, reason):
+    """Whoever waits and whoever comes is told UNAVAILABLE at once, and health says NOT_SERVING."""
+    served = serve()
+    _, states = watch(served)
+    assert next(states) == "SERVING"
+
+    def die(_key, _batch):
+        raise SystemExit("the driver is gone")
+
+    served.gate.hold()
+    running = served.begin(*pictures(1))
+    served.gate.until(1)
+    waiting = served.begin(*pictures(2))
+    served.queue.until(2)
+    served.gate.fault = die
+    served.gate.open()
+    for future in (running, waiting):
+        with pytest.raises(grpc.RpcError) as error:
+            future.result()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason(error.value) == "UNAVAILABLE"
+    assert next(states) == "NOT_SERVING"
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(*pictures(1))
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not served.server._device.alive
+    served.assert_empty()
+
+
 def test_reflection_lists_the_services(shared):
     """Tools such as grpcurl find the services without a proto file."""
     stub = reflection_pb2_grpc.ServerReflectionStub(shared.channel)

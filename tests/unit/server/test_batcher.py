@@ -214,3 +214,23 @@ def test_many_threads_lose_nothing_and_get_nothing_twice(batcher, device):
         entries = list(callers.map(lambda payload: submit(batcher, payload), range(500)))
     assert [outcome(each).value for each in entries] == [payload * 2 for payload in range(500)]
     assert sorted(payload for _, payloads in device.batches for payload in payloads) == list(range(500))
+
+
+def test_a_run_that_ends_the_thread_leaves_nobody_waiting(batcher, device):
+    """What is no ordinary exception ends `serve`, after its batch was answered UnavailableError."""
+    device.faults[0] = SystemExit("the driver is gone")
+    device.permit()
+    entry = submit(batcher, 1)
+    with pytest.raises(SystemExit):
+        batcher.serve(device.run)
+    assert isinstance(outcome(entry).value, UnavailableError)
+
+
+def test_abandoning_answers_whoever_waits(batcher):
+    """Without a device everybody who waits is told at once, and nobody else is let in."""
+    entries = [submit(batcher, payload) for payload in range(10)]
+    batcher.abandon()
+    assert all(isinstance(outcome(entry).value, UnavailableError) for entry in entries)
+    assert batcher.waiting == 0
+    with pytest.raises(UnavailableError):
+        submit(batcher, 0)
