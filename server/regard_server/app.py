@@ -136,7 +136,9 @@ class Server:
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,
             stream_window=settings.stream_window,
+            draining=self.health.draining,
             clock=self._loop.time,
+            logger=self._logger,
         )
         add_FeatureServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)

@@ -19,13 +19,15 @@
     ├── DeadlineExpiredError           DEADLINE_EXCEEDED
     ├── OverloadedError                RESOURCE_EXHAUSTED   try again after retry_after_s
     ├── UnavailableError               UNAVAILABLE          loading, draining or broken
-    └── ComputationError               INTERNAL             the network, not the caller
-        ├── NonFiniteOutputError
-        └── OutOfMemoryError
+    ├── ComputationError               INTERNAL             the network, not the caller
+    │   ├── NonFiniteOutputError
+    │   └── OutOfMemoryError
+    └── InternalError                  INTERNAL             a bug of ours, in one request of a stream
 
 Every class carries its gRPC code and a stable reason, which clients may test. Whatever is not a
 `RegardError` is a bug of ours: it is logged with its traceback and leaves as INTERNAL without details.
-Only `interceptors.py` turns an error of a whole call into a status; `servicers/` does for one image.
+Only `interceptors.py` turns an error of a whole call into a status; `servicers/` does for one image, and for one
+request of a stream.
 """
 
 import difflib
@@ -197,6 +199,13 @@ class OutOfMemoryError(ComputationError):
 
     code = StatusCode.RESOURCE_EXHAUSTED
     reason = "DEVICE_OUT_OF_MEMORY"
+
+
+class InternalError(RegardError):
+    """A bug of ours, of which the caller learns no more than that."""
+
+    code = StatusCode.INTERNAL
+    reason = "INTERNAL"
 
 
 def quote(text: str) -> str:

@@ -70,6 +70,32 @@ def test_those_who_only_watch_do_not_keep_a_server_alive(serve, states):
     draining.result(30)
 
 
+def test_an_idle_stream_does_not_keep_a_server_alive(serve, pictures, states, reason):
+    """A stream's requests in flight are answered, and then it ends with UNAVAILABLE: go elsewhere."""
+    served = serve()
+    served.gate.hold()
+    hold = threading.Event()
+
+    def requests():
+        yield pb.ExtractRequest(request_id="last", images=pictures(1))
+        hold.wait(30)
+
+    responses = served.features.StreamExtract(requests())
+    served.gate.until(1)
+    health = states(served)
+    assert next(health) == "SERVING"
+    draining = drain(served)
+    assert next(health) == "NOT_SERVING"
+    served.gate.open()
+    assert next(responses).request_id == "last"
+    with pytest.raises(grpc.RpcError) as error:
+        next(responses)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason(error.value) == "UNAVAILABLE"
+    draining.result(30)
+    hold.set()
+
+
 def test_calls_that_take_too_long_are_cut_off(serve, pictures):
     """The drain's own deadline counts: what is not answered by then never will be."""
     served = serve()

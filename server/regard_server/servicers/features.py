@@ -1,21 +1,22 @@
 """`regard.v1.FeatureService` over the pipeline."""
 
 import asyncio
+import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from grpc.aio import ServicerContext
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceServicer
 from regard_server.catalog import Catalog
-from regard_server.errors import InvalidRequestError, RegardError
+from regard_server.errors import InternalError, InvalidRequestError, RegardError, UnavailableError, quote
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import current_request_id
-from regard_server.servicers.replies import to_model, to_result, to_unloaded_model
+from regard_server.servicers.replies import to_error_response, to_model, to_result, to_unloaded_model
 from regard_server.servicers.requests import RequestLimits, to_request
-from regard_server.servicers.status import to_status
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
 
@@ -30,7 +31,9 @@ class FeatureServicer(FeatureServiceServicer):
         metrics: bytes sent are counted here.
         default_timeout_s: the deadline of callers who set none.
         stream_window: requests of one stream that are worked on at a time; the server reads no further.
+        draining: set when the server is to stop; streams then end when what they have read is answered.
         clock: the pipeline's.
+        logger: where a bug in one request of a stream is logged.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class FeatureServicer(FeatureServiceServicer):
         metrics: Metrics,
         default_timeout_s: float,
         stream_window: int,
+        draining: asyncio.Event,
         clock: Callable[[], float],
+        logger: logging.Logger,
     ) -> None:
         self._pipeline = pipeline
         self._catalog = catalog
@@ -50,7 +55,9 @@ class FeatureServicer(FeatureServiceServicer):
         self._metrics = metrics
         self._default_timeout_s = default_timeout_s
         self._stream_window = stream_window
+        self._draining = draining
         self._clock = clock
+        self._logger = logger
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """Answer one request; an error of the whole request is raised."""
@@ -65,21 +72,29 @@ class FeatureServicer(FeatureServiceServicer):
         """Answer a stream of requests as they finish, a window of them at a time."""
         window = asyncio.Semaphore(self._stream_window)
         writing = asyncio.Lock()  # gRPC takes one message at a time
+        in_flight: set[str] = set()
 
         async def answer(request: pb.ExtractRequest) -> None:
-            try:
-                response = await self._answer(request, context)
-                async with writing:
-                    await context.write(response)
-            finally:
-                window.release()
+            response = await self._answer(request, in_flight, context)
+            async with writing:
+                await context.write(response)
+            window.release()
 
-        async with asyncio.TaskGroup() as group:
+        async def read(group: asyncio.TaskGroup) -> None:
             await window.acquire()
             async for request in requests:
                 group.create_task(answer(request))
                 await window.acquire()
-            window.release()
+
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(read(group))
+            leaving = group.create_task(self._draining.wait())
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            cut_short = not reading.done()
+            reading.cancel()
+            leaving.cancel()
+        if cut_short:
+            raise UnavailableError("the server is shutting down; send what was not answered to another")
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Describe every model."""
@@ -91,16 +106,20 @@ class FeatureServicer(FeatureServiceServicer):
         self._catalog.check_name(name)
         return pb.GetModelResponse(model=self._describe(name))
 
-    async def _answer(self, message: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
+    async def _answer(
+        self, message: pb.ExtractRequest, in_flight: set[str], context: Context
+    ) -> pb.ExtractResponse:
         """Answer one request of a stream; an error of the whole request is in the response."""
         try:
-            if not message.request_id:
-                raise InvalidRequestError("a request on a stream needs a request_id to be matched by")
             # The deadline that gRPC knows is the whole stream's.
             timeout_s = min(_remaining_s(context), self._default_timeout_s)
-            return await self._extract(message, timeout_s)
+            with _claimed(message.request_id, in_flight):
+                return await self._extract(message, timeout_s)
         except RegardError as error:
-            return pb.ExtractResponse(request_id=message.request_id, error=to_status(error))
+            return to_error_response(message, error)
+        except Exception:
+            self._logger.exception("a bug in StreamExtract")
+            return to_error_response(message, InternalError("internal error; the server's log says why"))
 
     async def _extract(self, message: pb.ExtractRequest, timeout_s: float) -> pb.ExtractResponse:
         arrived = self._clock()
@@ -124,6 +143,26 @@ class FeatureServicer(FeatureServiceServicer):
             if model.name == name:
                 return to_model(model, fingerprint, state, self._limits, is_default=is_default)
         return to_unloaded_model(name, state, is_default=is_default)
+
+
+@contextmanager
+def _claimed(request_id: str, in_flight: set[str]) -> Iterator[None]:
+    """Hold a request's name while it is in flight on its stream.
+
+    Raises:
+        InvalidRequestError: it has none, or another request has it.
+    """
+    if not request_id:
+        raise InvalidRequestError("a request on a stream needs a request_id to be matched by")
+    if request_id in in_flight:
+        raise InvalidRequestError(
+            f"request_id {quote(request_id)} is in flight already; expected one of its own for each request"
+        )
+    in_flight.add(request_id)
+    try:
+        yield
+    finally:
+        in_flight.remove(request_id)
 
 
 def _remaining_s(context: Context) -> float:

@@ -33,6 +33,11 @@ _REDUCED_AXES = {
 }
 
 
+def to_error_response(message: pb.ExtractRequest, error: RegardError) -> pb.ExtractResponse:
+    """Say on a stream why a whole request failed."""
+    return pb.ExtractResponse(request_id=message.request_id, error=to_status(error))
+
+
 def to_result(result: Result, request: Request, message: pb.ExtractRequest) -> pb.ExtractResult:
     """Encode what became of one picture."""
     timings = to_timings(result.timings)
