@@ -94,7 +94,7 @@ class DualHead(Head):
 
     @cached_property
     def outputs(self) -> Mapping[str, OutputInfo]:
-        """`embedding`, `fused`, each branch's features and attention, and logits of the sum and of each branch."""
+        """`embedding`, each branch's features and attention, and logits of the sum and of each branch."""
         offered = [
             _embedding(self.width),
             *_logits(self.num_classes, self.size, "logits", "of both branches' sum"),

@@ -8,8 +8,9 @@ are torchvision's. Letters as in `regard_models.attention.module`; K classes, D 
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +26,9 @@ from regard_models.outputs import OutputInfo, check_outputs
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from regard_models.spec import ModelSpec, Place
+    from regard_models.spec import AttentionSlot, ModelSpec, Place
+
+Built = TypeVar("Built")
 
 STAGES = (1, 2, 3, 4)
 HEAD = 5
@@ -178,18 +181,29 @@ def _mechanism(
     """Find the builder of the attention at one place of one block; the first slot that fits wins."""
     for each in spec.slots(place):
         if each.holds(stage, index, spec.depths[stage - 1]):
-            if each.mechanism not in MECHANISMS:
-                raise SpecError(
-                    f"no attention mechanism {each.mechanism!r}; {near(each.mechanism, MECHANISMS)}"
-                )
-            return partial(MECHANISMS[each.mechanism], **dict(each.args))
+            return _builder(each, MECHANISMS, "attention mechanism")
     return None
 
 
 def _build_head(spec: ModelSpec) -> Head | None:
     for each in spec.slots("head"):
-        if each.mechanism not in HEADS:
-            raise SpecError(f"no head {each.mechanism!r}; {near(each.mechanism, HEADS)}")
-        size = spec.resolution(4)
-        return HEADS[each.mechanism](spec.channels(4), spec.num_classes, size, **dict(each.args))
+        return _builder(each, HEADS, "head")(spec.channels(4), spec.num_classes, spec.resolution(4))
     return None
+
+
+def _builder(
+    slot: AttentionSlot, table: Mapping[str, Callable[..., Built]], what: str
+) -> Callable[..., Built]:
+    """Look a slot's mechanism up and give it the slot's arguments.
+
+    Raises:
+        SpecError: no such mechanism, or one that takes no such argument.
+    """
+    if slot.mechanism not in table:
+        raise SpecError(f"no {what} {slot.mechanism!r}; {near(slot.mechanism, table)}")
+    make = table[slot.mechanism]
+    taken = inspect.signature(make).parameters
+    for name, _ in slot.args:
+        if name not in taken:
+            raise SpecError(f"{what} {slot.mechanism} takes no {name!r}; {near(name, taken)}")
+    return partial(make, **dict(slot.args))

@@ -106,6 +106,9 @@ def test_impossible_inputs_are_refused(tiny, x):
         {"depths": (1, 1, 0, 1)},
         {"attention": (slot("telepathy", "after"),)},
         {"attention": (slot("telepathy", "head"),)},
+        {"attention": (slot("dual", "after", power=3),)},
+        {"attention": (slot("dual", "head", power=3),)},
+        {"attention": (slot("pyramid", "replace"),)},
     ],
 )
 def test_specs_of_no_network_are_refused(change):
