@@ -46,7 +46,9 @@ class Coalescing:
     max_images: int = 32
     max_bytes: int = 8 * _MiB
     in_flight: int = 2
-    spacing_s: float = 0.004
+    # Measured against a device of 20 + 4 n ms with 8 callers: 85 images/s with two messages in flight, 107 with
+    # one for every 2 ms, 109 without sharing; of 2 + 0.1 n ms with 64 callers: 4,400, 4,000 and 1,500.
+    spacing_s: float = 0.002
 
     def __post_init__(self) -> None:
         if min(self.max_images, self.max_bytes, self.in_flight) < 1 or self.spacing_s <= 0:
