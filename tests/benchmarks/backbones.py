@@ -2,9 +2,10 @@
 
 Each variant lives in a process of its own, so that its memory is its own; the variants of a model take
 turns in short rounds, so that a machine that drifts drifts for all of them, and the median round counts.
-`cosine` compares embeddings with those of the eager float32 model on the same batch (mean and worst over
-the batch); weights are a seed's unless a .safetensors file is given, and untrained weights make bfloat16
-look worse than it is.
+Images per second of processor time are the steadier figure where other work shares the machine. `cosine`
+compares embeddings with those of the eager float32 model on the same batch (mean and worst over the batch);
+weights are a seed's unless a .safetensors file is given, and untrained weights make bfloat16 look worse
+than it is.
 
     python tests/benchmarks/backbones.py --models resnet50 sk_mini --modes eager folded --batch 8
 """
@@ -85,7 +86,8 @@ def measure(model: str, options: argparse.Namespace) -> list[dict]:
         reference = variants["eager", "float32"].embedding if ("eager", "float32") in running else None
         for (mode, dtype), results in rounds.items():
             row = {"model": Path(model).stem, "mode": mode, "dtype": dtype}
-            row["images_per_s"] = statistics.median(each["images_per_s"] for each in results)
+            for figure in ("images_per_s", "images_per_cpu_s"):
+                row[figure] = statistics.median(each[figure] for each in results)
             row["peak_mib"] = max(each["peak_mib"] for each in results)
             if reference is not None:
                 cosine = torch.cosine_similarity(reference, running[mode, dtype].embedding)
@@ -151,12 +153,17 @@ def work(model: str, mode: str, dtype: str, options: argparse.Namespace) -> None
         run()
     print(json.dumps(run().float().tolist()), flush=True)
     for line in sys.stdin:
-        images, started = 0, time.perf_counter()
+        images, started, cpu = 0, time.perf_counter(), time.process_time()
         while (passed := time.perf_counter() - started) < float(line):
             run()
             images += options.batch
         peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident() - before
-        print(json.dumps({"images_per_s": images / passed, "peak_mib": round(peak / MIB)}), flush=True)
+        result = {
+            "images_per_s": images / passed,
+            "images_per_cpu_s": images / (time.process_time() - cpu),
+            "peak_mib": round(peak / MIB),
+        }
+        print(json.dumps(result), flush=True)
 
 
 def resident() -> int:
