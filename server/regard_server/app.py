@@ -10,11 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
@@ -26,6 +25,8 @@ from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
 from regard_server.engine import Engine
 from regard_server.errors import UnavailableError
+from regard_server.frontend.public import PublicFrontEnd
+from regard_server.frontend.routes import Routes
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits
@@ -98,26 +99,23 @@ class Server:
             size=lambda: self._admission.bytes,
             ready=lambda: self.health.ready,
         )
-        self._grpc = self._make_grpc_server()
+        self._front_end = PublicFrontEnd(self._make_routes(), self._options())
         self.address = ""
         self.metrics_address = ""
 
-    def _make_grpc_server(self) -> grpc.aio.Server:
+    def _options(self) -> list[tuple[str, int]]:
+        return [
+            ("grpc.max_receive_message_length", self._settings.max_message_bytes),
+            ("grpc.max_send_message_length", -1),  # what was asked for; requests are what is limited
+            ("grpc.max_concurrent_streams", self._settings.max_concurrent_streams),
+            ("grpc.so_reuseport", 0),  # two servers on one port would be a mistake, not a cluster
+            # Clients that ping an idle connection to keep it alive are welcome, every 10 s at most.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+
+    def _make_routes(self) -> Routes:
         settings = self._settings
-        server = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
-            ],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),  # what was asked for; requests are what is limited
-                ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-                ("grpc.so_reuseport", 0),  # two servers on one port would be a mistake, not a cluster
-                # Clients that ping an idle connection to keep it alive are welcome, every 10 s at most.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
-        )
         servicer = FeatureServicer(
             pipeline=Pipeline(
                 admission=self._admission,
@@ -140,11 +138,14 @@ class Server:
             clock=self._loop.time,
             logger=self._logger,
         )
-        add_FeatureServiceServicer_to_server(servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), server)
+        border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
+        routes: Any = Routes(border.wrap)  # generated code takes whatever has a server's two methods
+        add_FeatureServiceServicer_to_server(servicer, routes)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), routes)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)
-        return server
+        described = reflection.aio.ReflectionServicer((SERVICE, health, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, routes)  # type: ignore[no-untyped-call]
+        return cast("Routes", routes)
 
     async def start(self) -> None:
         """Bind both ports and begin to load; `address` and `metrics_address` are known afterwards.
@@ -153,10 +154,7 @@ class Server:
             OSError: an address cannot be bound.
         """
         wanted = self._settings.address
-        try:
-            port = self._grpc.add_insecure_port(wanted)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {wanted}; is another server there?") from error
+        port = self._front_end.listen(wanted)
         self.address = wanted if wanted.startswith("unix:") else f"{wanted.rpartition(':')[0]}:{port}"
         if self._observation:
             try:
@@ -165,7 +163,7 @@ class Server:
                 raise OSError(
                     f"cannot listen on {self._settings.metrics_address}: {error.strerror}"
                 ) from error
-        await self._grpc.start()
+        await self._front_end.start()
         self._device.start()
 
     async def ready(self) -> None:
@@ -182,7 +180,7 @@ class Server:
     async def drain(self, timeout_s: float) -> None:
         """Turn new callers away, answer those inside within the time, and stop."""
         self.health.drain()
-        await self._grpc.stop(timeout_s)
+        await self._front_end.stop(timeout_s)
         self._batcher.close()
         if not await asyncio.to_thread(self._device.join, _LAST_BATCH_S):
             self._logger.warning("the device thread is still busy; leaving it behind")

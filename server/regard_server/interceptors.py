@@ -7,24 +7,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import grpc
-from grpc.aio import ServerInterceptor, ServicerContext
+from grpc.aio import ServicerContext
 
 from regard_server.errors import RegardError
+from regard_server.frontend.routes import Handler
 from regard_server.metrics import Metrics
 from regard_server.request_id import METADATA_KEY, begin_request
 from regard_server.servicers.status import to_trailers
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context = ServicerContext[Any, Any]
 Metadata = Sequence[tuple[str, str | bytes]]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
-class CallInterceptor(ServerInterceptor):
-    """Wraps the methods of our own services; health and reflection pass untouched.
+class CallInterceptor:
+    """Wraps the methods of our own services, once and for all calls; health and reflection pass untouched.
 
     Args:
         metrics: requests by method and code, and their duration.
@@ -37,23 +37,17 @@ class CallInterceptor(ServerInterceptor):
         self._logger = logger
         self._prefixes = prefixes
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    def wrap(self, method: str, handler: Handler) -> Handler:
         """Return the method's handler inside our rings."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefixes):
+        if not method.startswith(self._prefixes):
             return handler
         name = method.rpartition("/")[2]
-        wrap = grpc.unary_unary_rpc_method_handler
+        make = grpc.unary_unary_rpc_method_handler
         behaviour = handler.unary_unary
         if handler.stream_stream is not None:
-            wrap = cast("Any", grpc.stream_stream_rpc_method_handler)
+            make = cast("Any", grpc.stream_stream_rpc_method_handler)
             behaviour = cast("Any", handler.stream_stream)
-        return wrap(
+        return make(
             cast("Any", self._guard(name, cast("Behaviour", behaviour))),
             handler.request_deserializer,
             handler.response_serializer,

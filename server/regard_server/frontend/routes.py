@@ -1,0 +1,45 @@
+"""The methods that are served, collected from generated code as if from a server of gRPC's own."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Wrap = Callable[[str, Handler], Handler]
+
+
+class Routes:
+    """Stands in for a server in `add_…Servicer_to_server`, and keeps the methods for whichever front end serves.
+
+    Args:
+        wrap: gets the full name ("/package.Service/Method") and the handler of every method, and returns the
+            handler that is to be served; once, when the method is added.
+    """
+
+    def __init__(self, wrap: Wrap) -> None:
+        self._wrap = wrap
+        self.services: dict[str, dict[str, Handler]] = {}
+
+    @property
+    def methods(self) -> dict[str, Handler]:
+        """The handlers by full name."""
+        return {
+            full_name(service, method): handler
+            for service, handlers in self.services.items()
+            for method, handler in handlers.items()
+        }
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take the methods of a service; called by generated code."""
+        self.services[service] = {
+            method: self._wrap(full_name(service, method), handler) for method, handler in handlers.items()
+        }
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """Do nothing: generated code gives the same methods to `add_registered_method_handlers`."""
+
+
+def full_name(service: str, method: str) -> str:
+    """Return a method's name on the wire."""
+    return f"/{service}/{method}"
