@@ -62,6 +62,8 @@ class ResidualBlock(nn.Module):
 
     downsample: nn.Module | None
     attention: AttentionModule | None
+    behind: str
+    """What the names of the maps of the attention behind the block begin with."""
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
@@ -73,6 +75,8 @@ class ResidualBlock(nn.Module):
         changes = shape.stride != 1 or shape.channels_in != shape.channels_out
         self.downsample = _shortcut(shape) if changes else None
         self.attention = after(shape.site_after()) if after else None
+        # Two mechanisms in one block would call their maps the same.
+        self.behind = "after_" if isinstance(getattr(self, self.SLOT), AttentionModule) else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W) -> (B, C', ⌈H/stride⌉, ⌈W/stride⌉)`."""
@@ -97,8 +101,9 @@ class ResidualBlock(nn.Module):
                 out = functional.relu(out)
         out = functional.relu(out + (x if self.downsample is None else self.downsample(x)))
         if self.attention is not None:
-            out, found = self.attention.attend(out, wanted)
-            maps.update(found)
+            behind = [name.removeprefix(self.behind) for name in wanted if name.startswith(self.behind)]
+            out, found = self.attention.attend(out, behind)
+            maps.update({self.behind + name: value for name, value in found.items()})
         return out, maps
 
     def maps(self, height: int, width: int) -> dict[str, MapInfo]:
@@ -109,7 +114,8 @@ class ResidualBlock(nn.Module):
             found |= replaced.maps(height, width)
         if self.attention is not None:
             stride = self.shape.stride
-            found |= self.attention.maps(-(-height // stride), -(-width // stride))
+            behind = self.attention.maps(-(-height // stride), -(-width // stride))
+            found |= {self.behind + name: info for name, info in behind.items()}
         return found
 
 

@@ -109,6 +109,19 @@ def test_attention_in_a_trunk_starts_as_the_identity():
 
 
 @torch.inference_mode()
+def test_two_mechanisms_in_one_block_have_maps_of_their_own():
+    """A block with attention in it and behind it offers both maps, told apart by name."""
+    slots = (
+        slot("selective_kernel", "replace", stages=(4,)),
+        slot("external", "after", stages=(4,), slots=4),
+    )
+    model = regard_models.create("resnet_tiny", attention=slots).eval()
+    found = model.extract(torch.randn(1, 3, 64, 64), ["layer4.0.attention", "layer4.0.after_attention"])
+    assert found["layer4.0.attention"].shape == (1, 2, 64)
+    assert found["layer4.0.after_attention"].shape == (1, 4, 2, 2)
+
+
+@torch.inference_mode()
 def test_an_attention_map_alone_runs_no_later_stage():
     """Asking for a map of stage 3 does not run stage 4."""
     model = regard_models.create("mhsa_mini").eval()
