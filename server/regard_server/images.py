@@ -67,9 +67,11 @@ def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pi
             _check_scans(data, picture)
             return _fit(_to_rgb(_upright(picture)), preprocessing)
     except UnidentifiedImageError as error:
-        start = bytes(data[:8])
+        start = bytes(data[:16])
+        if seeming := next((name for name in FORMATS if _seems(name, start)), None):
+            raise UndecodableImageError(f"the image is a damaged {seeming}; is the file complete?") from error
         raise UnknownFormatError(
-            f"the image is in no known format (it begins with {start!r}); expected one of {', '.join(FORMATS)}"
+            f"the image is in no known format (it begins with {start[:8]!r}); expected one of {', '.join(FORMATS)}"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(
@@ -109,6 +111,12 @@ def fit_raw(
     if (height, width) == (preprocessing.height, preprocessing.width) == (preprocessing.resize,) * 2:
         return pixels
     return _fit(Image.fromarray(pixels), preprocessing)
+
+
+def _seems(form: str, start: bytes) -> bool:
+    """Tell whether a file that cannot be opened begins like one of this format."""
+    accept = Image.OPEN[form][1]
+    return bool(accept and accept(start))
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:

@@ -275,6 +275,13 @@ class TestRefusals:
         with pytest.raises(UnknownFormatError, match=r"it begins with b.*expected one of JPEG"):
             read(data)
 
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+    @pytest.mark.parametrize("form", FORMATS)
+    def test_a_file_that_ends_after_its_first_bytes(self, form):
+        """What begins like a format is called damaged, not unknown."""
+        with pytest.raises(UndecodableImageError, match=f"a damaged {form}|cannot be decoded"):
+            read(DAMAGEABLE[form][:16])
+
     def test_a_file_of_too_many_bytes(self):
         """The limit on bytes counts before anything is read."""
         with pytest.raises(ImageTooLargeError, match=f"has {2**20 + 1} bytes; at most {2**20}"):
