@@ -1,0 +1,133 @@
+"""What Prometheus sees of a real server."""
+
+import urllib.error
+import urllib.request
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from regard_proto.v1 import features_pb2 as pb
+
+
+@pytest.fixture
+def scrape():
+    """Scrape a server: {(sample, labels): value}."""
+
+    def scrape(served):
+        with urllib.request.urlopen(f"http://{served.server.metrics_address}/metrics", timeout=30) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            return {
+                (sample.name, *sorted(sample.labels.items())): sample.value
+                for family in families
+                for sample in family.samples
+            }
+
+    return scrape
+
+
+def probe(served, path):
+    try:
+        with urllib.request.urlopen(f"http://{served.server.metrics_address}{path}", timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_every_answer_is_counted(serve, scrape, pictures):
+    """Requests by code, items by outcome, sizes, bytes and durations are what was sent."""
+    served = serve()
+    served.extract(*pictures(3), pb.Image(encoded=b"text"))
+    with pytest.raises(grpc.RpcError):
+        served.extract(model="none")
+    seen = scrape(served)
+    model = ("model", "resnet_tiny")
+    assert seen["regard_requests_total", ("code", "OK"), ("method", "Extract")] == 1
+    assert seen["regard_requests_total", ("code", "NOT_FOUND"), ("method", "Extract")] == 1
+    assert seen["regard_items_total", model, ("outcome", "ok")] == 3
+    assert seen["regard_items_total", model, ("outcome", "invalid")] == 1
+    assert seen["regard_batch_size_sum", model] == 3
+    assert seen["regard_received_bytes_total",] == 3 * 32 * 32 * 3 + 4
+    assert seen["regard_sent_bytes_total",] > 3 * 64 * 4
+    for name in ("decode", "queue"):
+        assert seen[f"regard_{name}_duration_seconds_count", model] == 3
+    assert seen["regard_request_duration_seconds_count", ("method", "Extract")] == 2
+    assert seen["regard_compute_duration_seconds_count", model] == sum(
+        seen["regard_batch_size_bucket", ("le", "+Inf"), model] for _ in range(1)
+    )
+    for name in ("regard_queue_depth", "regard_in_flight_images", "regard_in_flight_bytes"):
+        assert seen[name,] == 0
+
+
+def test_the_model_is_named_with_its_fingerprint(shared, scrape):
+    """Dashboards can tell which version answered, and that it is ready."""
+    (model,) = shared.features.ListModels(pb.ListModelsRequest()).models
+    seen = scrape(shared)
+    (info,) = (dict(key[1:]) for key in seen if key[0] == "regard_model_info")
+    assert info == {
+        "model": "resnet_tiny",
+        "fingerprint": model.fingerprint,
+        "trained": "false",
+        "dtype": "float32",
+        "engine": "eager",
+        "device": "cpu",
+    }
+    assert seen["regard_ready",] == 1
+
+
+def test_what_callers_send_makes_no_new_series(shared, scrape, pictures):
+    """Unknown models, methods and ids leave no trace in the labels: their number is ours to choose."""
+    shared.extract(*pictures(1))
+    before = set(scrape(shared))
+    for number in range(5):
+        with pytest.raises(grpc.RpcError):
+            shared.extract(
+                *pictures(1), model=f"made up {number}", metadata=[("x-request-id", f"id{number}")]
+            )
+        with pytest.raises(grpc.RpcError):
+            shared.channel.unary_unary(f"/regard.v1.FeatureService/Made{number}")(b"")
+    assert len({key for key in set(scrape(shared)) - before if "NOT_FOUND" not in str(key)}) == 0
+
+
+def test_gauges_show_what_is_inside(serve, scrape, pictures):
+    """While the device is busy a scrape shows who is inside and who waits."""
+    served = serve()
+    served.gate.hold()
+    futures = [served.begin(*pictures(1))]
+    served.gate.until(1)
+    futures.append(served.begin(*pictures(2)))
+    served.queue.until(2)
+    seen = scrape(served)
+    assert seen["regard_in_flight_images",] == 3
+    assert seen["regard_in_flight_bytes",] == 3 * 32 * 32 * 3
+    assert seen["regard_queue_depth",] == 2
+    served.gate.open()
+    assert all(future.result().results for future in futures)
+
+
+def test_probes_of_a_warm_server(shared):
+    """Live and ready are both 200."""
+    assert [probe(shared, path) for path in ("/livez", "/readyz")] == [200, 200]
+
+
+def test_probes_of_a_dead_device(serve, pictures):
+    """Neither live nor ready once the device thread has ended."""
+    served = serve()
+
+    def die(_key, _batch):
+        raise SystemExit
+
+    served.gate.fault = die
+    with pytest.raises(grpc.RpcError):
+        served.extract(*pictures(1))
+    served.journal.until("the device thread ended")
+    served.server._device.join(30)
+    assert [probe(served, path) for path in ("/livez", "/readyz")] == [503, 503]
+
+
+def test_a_server_without_a_metrics_port(serve, pictures):
+    """An empty address switches it off."""
+    served = serve(metrics_address="")
+    assert served.server.metrics_address == ""
+    assert served.extract(*pictures(1)).results
