@@ -23,7 +23,8 @@ from regard_server.cores import usable_cores
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
-from regard_server.engine import Engine
+from regard_server.engine import Engine, EngineOptions
+from regard_server.engine.choice import Bounds
 from regard_server.errors import UnavailableError
 from regard_server.frontend.public import PublicFrontEnd
 from regard_server.frontend.routes import Routes
@@ -71,13 +72,7 @@ class Server:
             logger=logger,
         )
         self._device = DeviceThread(
-            engine=partial(
-                Engine,
-                device=settings.device,
-                threads=settings.threads or cores,
-                max_batch=settings.max_batch,
-                logger=logger,
-            ),
+            engine=lambda: Engine(_engine_options(settings, cores), logger),
             sources=sources,
             seed=settings.seed,
             batcher=self._batcher,
@@ -218,3 +213,18 @@ class Server:
     def _set_states(self, state: ModelState) -> None:
         self.catalog.set_states(state)
         self.health.publish()
+
+        self._publishing = self._loop.create_task(self.health.publish())
+
+
+def _engine_options(settings: Settings, cores: int) -> EngineOptions:
+    return EngineOptions(
+        device=settings.device,
+        threads=settings.threads or cores,
+        max_batch=settings.max_batch,
+        engine=settings.engine,
+        dtype=settings.dtype,
+        bounds=Bounds(settings.min_cosine_mean, settings.min_cosine_worst),
+        invariant=settings.invariant,
+        cache=settings.cache_dir,
+    )

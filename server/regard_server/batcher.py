@@ -87,6 +87,11 @@ class Batcher:
         with self._changed:
             self._scheduler.release(key, count)
 
+    def learn(self, key: Hashable, size: int, seconds: float) -> None:
+        """Take note of what a batch cost that was run elsewhere: at warm-up."""
+        with self._changed:
+            self._scheduler.learn(key, size, seconds)
+
     def submit(self, entry: Entry) -> None:
         """Let an entry, whose room was reserved, wait for a device.
 

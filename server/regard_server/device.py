@@ -74,14 +74,17 @@ class DeviceThread:
         for name, source in self._sources:
             model = engine.load(load_bundle(source, name=name, seed=self._seed))
             self._logger.info(
-                "loaded %s: %.1f M parameters, on %s, weights: %s",
+                "loaded %s: %.1f M parameters, %s %s on %s, weights: %s",
                 model.name,
                 model.parameters / 1e6,
+                model.engine,
+                model.compute_dtype,
                 model.device,
                 model.weights,
             )
             if not model.trained:
                 self._logger.warning("%s is untrained: its vectors mean little", model.name)
             served.append(model)
-        engine.warm_up()
+        for key, size, seconds in engine.warm_up():
+            self._batcher.learn(key, size, seconds)
         return served

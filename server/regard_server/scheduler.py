@@ -233,6 +233,10 @@ class Scheduler:
             self._costs.observe(batch.key, len(batch.entries), now - batch.dispatched)
             self._hold.delivered(batch.key, len(batch.entries), now)
 
+    def learn(self, key: Hashable, size: int, seconds: float) -> None:
+        """Take note of what a batch cost that was run elsewhere."""
+        self._costs.observe(key, size, seconds)
+
     def _most_urgent(self) -> Entry | None:
         """Return who goes first; once in a while the first of those who would go last."""
         for priority in self._in_turn(self._everybody.classes()):

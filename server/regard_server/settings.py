@@ -31,6 +31,12 @@ MIB = 1 << 20
 PILLOW_MAX_PIXELS = 178_956_970
 
 
+def default_cache_dir() -> Path:
+    """Return the user's cache folder for regard, by the XDG rules."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "regard"
+
+
 class InvalidSettingsError(ValueError):
     """Settings that cannot be served with; the message has one line a fault."""
 
@@ -64,6 +70,30 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N.")
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="CPU threads of a network; 0: as many as the cgroup and the affinity mask allow."
+    )
+    engine: Literal["auto", "eager", "folded", "compiled", "openvino"] = Field(
+        "auto",
+        description="How networks are run. auto: the fastest whose embeddings stay as close to float32 as the cosines "
+        "below say, measured at the first start and kept in the cache. Replicas that must give one fingerprint should "
+        "name an engine and a dtype.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="What networks compute in. auto: as for the engine."
+    )
+    min_cosine_mean: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.999,
+        description="auto: the mean cosine of the sample photographs' embeddings with float32, at least.",
+    )
+    min_cosine_worst: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.995, description="auto: the worst cosine, at least."
+    )
+    invariant: bool = Field(
+        default=False,
+        description="Give an image the same bits whatever its batchmates are: images of a batch run one by one.",
+    )
+    cache_dir: Path | None = Field(
+        default_factory=default_cache_dir,
+        description="Folder of measured profiles and traced graphs.",
     )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="Images in one batch, at most.")
     max_delay_s: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -18,8 +18,9 @@ from cases import CASES
 
 from regard_models import load_bundle
 from regard_server.cores import usable_cores
-from regard_server.engine import Engine
+from regard_server.engine import Engine, EngineOptions
 from regard_server.images import ImageLimits, decode
+from regard_server.settings import default_cache_dir
 from regard_server.work import BatchKey, Work
 
 LIMITS = ImageLimits(max_bytes=1 << 24, max_pixels=50_000_000)
@@ -31,10 +32,19 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
     case = CASES[arguments.case]
     cores = usable_cores()
-    engine = Engine(device="auto", threads=cores, max_batch=max(arguments.sizes), logger=logging.getLogger())
+    options = EngineOptions(
+        threads=cores,
+        max_batch=max(arguments.sizes),
+        engine=arguments.engine,
+        dtype=arguments.dtype,
+        cache=default_cache_dir(),
+    )
+    engine = Engine(options, logging.getLogger())
     prepared = engine.load(load_bundle(arguments.model, name="model")).preprocessing
     engine.warm_up()
     key = BatchKey("model", "pixels", prepared.height, prepared.width, "pooled")

@@ -1,0 +1,129 @@
+"""Networks run by OpenVINO on the CPU: embeddings of byte pictures, several times faster than torch.
+
+One graph serves every batch size up to the largest: on the machines that were measured a dynamic batch axis was
+as fast as fixed ones, so nothing is padded. Tracing takes about two seconds, so the graph is kept in the cache
+folder under the hash of everything that it was made from.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from regard_models import ModelBundle
+from regard_models.folding import fold
+from regard_server.engine.mode import Mode
+from regard_server.engine.runner import Arrays
+from regard_server.engine.torch_runner import Normalised
+from regard_server.work import BatchKey
+
+_PRECISION_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would report its use over the network from forked processes.
+
+    It has a stub of its own for where that package is not installed; this makes sure that it takes it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: "not to be imported"
+    return importlib.import_module("openvino")
+
+
+class OpenVinoRunner:
+    """The embedding of byte pictures at the model's own input size.
+
+    Args:
+        bundle: the network and its preprocessing.
+        mode: the dtype is a hint that the processor must support; it is checked by its result, like every mode.
+        threads: how many it may use.
+        max_batch: the largest batch.
+        cache: folder for traced graphs; None: trace each time.
+        logger: where a cache that cannot be written is reported.
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        mode: Mode,
+        *,
+        threads: int,
+        max_batch: int,
+        cache: Path | None,
+        logger: logging.Logger,
+    ) -> None:
+        openvino = import_openvino()
+        prepared = bundle.preprocessing
+        self._size = (prepared.height, prepared.width)
+        self._logger = logger
+        core = openvino.Core()
+        graph = self._graph(openvino, core, bundle, cache)
+        graph.reshape([openvino.Dimension(1, max_batch), *self._size, 3])
+        options = {
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[mode.dtype],
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all threads on it
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # the cores are shared with the decoders and whoever else is there
+        }
+        self._request = core.compile_model(graph, "CPU", options).create_infer_request()
+
+    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
+        """Tell whether these are embeddings of pictures at the model's input size."""
+        return (
+            key.form == "pixels"
+            and (key.height, key.width) == self._size
+            and tuple(outputs) == ("embedding",)
+        )
+
+    def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:  # noqa: ARG002
+        """Return the embeddings of a batch."""
+        found = self._request.infer([pictures], share_inputs=True)
+        embedding: npt.NDArray[np.float32] = np.array(found[0], np.float32)  # the request reuses its buffer
+        return {"embedding": embedding}
+
+    def _graph(self, openvino: Any, core: Any, bundle: ModelBundle, cache: Path | None) -> Any:
+        """Return the traced graph, from the cache if it is there."""
+        made_from = [
+            openvino.__version__,
+            bundle.architecture,
+            bundle.preprocessing.to_json(),
+            bundle.weights_sha256,
+        ]
+        file = (
+            cache / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.xml"
+            if cache
+            else None
+        )
+        if file and file.is_file() and file.with_suffix(".bin").is_file():
+            return core.read_model(file)
+        graph = _trace(bundle, self._size)
+        if file:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                openvino.save_model(graph, file, compress_to_fp16=False)
+            except (OSError, RuntimeError) as error:
+                self._logger.warning("the traced graph cannot be kept in %s: %s", file.parent, error)
+        return graph
+
+
+def _trace(bundle: ModelBundle, size: tuple[int, int]) -> Any:
+    """Turn the folded network into a graph."""
+    from openvino.frontend import FrontEndManager  # noqa: PLC0415 - an optional dependency
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: PLC0415
+
+    network = Normalised(fold(bundle.model), bundle.preprocessing, torch.float32).eval()
+    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
+    with torch.inference_mode(), warnings.catch_warnings():
+        # The sizes that the network checks are fixed from here on, so tracing may take them for constants.
+        warnings.filterwarnings("ignore", message="Converting a tensor")
+        decoder = TorchScriptPythonDecoder(network, example_input=(example,))
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    return frontend.convert(frontend.load(decoder))

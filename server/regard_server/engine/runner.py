@@ -1,0 +1,21 @@
+"""What runs a network: takes a stack of pictures, gives arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from regard_server.work import BatchKey
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+class Runner(Protocol):
+    """A network in one mode on one device; used by the device's thread only."""
+
+    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
+        """Tell whether it can give these outputs of this kind of batch."""
+
+    def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:
+        """Return outputs of a batch: (B, H, W, 3) uint8 or (B, 3, H, W) float32 -> (B, …) float32, each."""

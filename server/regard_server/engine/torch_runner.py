@@ -1,0 +1,115 @@
+"""Networks run by torch: as they are, folded, or compiled.
+
+uint8 (B, H, W, 3) ─→ device ─→ (x - mean) / std, in float32 ─→ dtype ─→ network ─→ float32 ─→ host
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from regard_models import Preprocessing
+from regard_models.folding import fold
+from regard_server.engine.mode import Mode
+from regard_server.engine.runner import Arrays
+from regard_server.work import BatchKey
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Normalised(nn.Module):
+    """A network behind its normalisation: bytes in, embedding out. What other engines trace and compile.
+
+    Args:
+        network: a backbone of regard_models.
+        preprocessing: its mean and standard deviation.
+        dtype: what the network computes in.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        self.mean = nn.Buffer(_per_channel(preprocessing.mean))
+        self.std = nn.Buffer(_per_channel(preprocessing.std))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, 3, H, W) in the network's dtype, channels-last in memory."""
+        normalised = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return normalised.to(self.dtype)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> (B, D) float32."""
+        extract: Any = self.network.extract
+        embedding: Tensor = extract(self.normalise(pixels), ("embedding",))["embedding"]
+        return embedding.float()
+
+
+class TorchRunner:
+    """Any output of any input, in one mode.
+
+    Args:
+        network: a backbone of regard_models in eval mode.
+        preprocessing: how its images are made ready.
+        mode: an engine of torch's, and a dtype.
+        device: where to.
+        sizes: batch sizes that a compiled network is padded to.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        mode: Mode,
+        device: torch.device,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        if mode.engine != "eager":
+            network = fold(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._dtype = DTYPES[mode.dtype]
+        self._device = device
+        self._module = (
+            Normalised(network.to(device, self._dtype), preprocessing, self._dtype).to(device).eval()
+        )
+        self._compiled = torch.compile(self._module, dynamic=False) if mode.engine == "compiled" else None
+        self._sizes = sorted(sizes)
+
+    @property
+    def network(self) -> Any:
+        """The network itself."""
+        return self._module.network
+
+    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:  # noqa: ARG002 - it covers everything
+        """Say yes."""
+        return True
+
+    @torch.inference_mode()
+    def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:
+        """Return any outputs of a batch."""
+        batch = torch.from_numpy(pictures).to(self._device)
+        if self._compiled is not None and key.form == "pixels" and tuple(outputs) == ("embedding",):
+            return {"embedding": _to_host(self._compiled(_pad(batch, self._sizes))[: len(batch)])}
+        ready = self._module.normalise(batch) if key.form == "pixels" else batch.to(self._dtype)
+        found = self.network.extract(ready, outputs)
+        return {name: _to_host(values) for name, values in found.items()}
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1) * 255  # in the units of bytes
+
+
+def _to_host(values: Tensor) -> npt.NDArray[np.float32]:
+    host: npt.NDArray[np.float32] = values.float().cpu().numpy()
+    return host
+
+
+def _pad(batch: Tensor, sizes: Sequence[int]) -> Tensor:
+    size = next((each for each in sizes if each >= len(batch)), len(batch))
+    return (
+        torch.nn.functional.pad(batch, (0, 0, 0, 0, 0, 0, 0, size - len(batch)))
+        if size > len(batch)
+        else batch
+    )
