@@ -72,7 +72,7 @@ class Server:
             logger=logger,
         )
         self._device = DeviceThread(
-            engine=lambda: Engine(_engine_options(settings, cores), logger),
+            engine=partial(Engine, _engine_options(settings, cores), logger),
             sources=sources,
             seed=settings.seed,
             batcher=self._batcher,
@@ -213,8 +213,6 @@ class Server:
     def _set_states(self, state: ModelState) -> None:
         self.catalog.set_states(state)
         self.health.publish()
-
-        self._publishing = self._loop.create_task(self.health.publish())
 
 
 def _engine_options(settings: Settings, cores: int) -> EngineOptions:

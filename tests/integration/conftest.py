@@ -109,14 +109,15 @@ class Gate:
 class GatedEngine(Engine):
     """The real engine behind a gate."""
 
-    def __init__(self, gate, **options):
-        super().__init__(**options)
+    def __init__(self, gate, *arguments):
+        super().__init__(*arguments)
         self._gate = gate
         self._warm = False
 
     def warm_up(self):
-        super().warm_up()
+        costs = super().warm_up()
         self._warm = True
+        return costs
 
     def run(self, key, batch):
         if self._warm:
@@ -217,6 +218,9 @@ def launch(loop, *, wait=True, **settings):
         "metrics_address": "127.0.0.1:0",
         "models": ("resnet_tiny",),
         "device": "cpu",
+        "engine": "eager",
+        "dtype": "float32",
+        "cache_dir": None,
         "threads": 1,
         "decode_threads": 2,
         "log_level": "debug",
@@ -229,7 +233,7 @@ def launch(loop, *, wait=True, **settings):
     async def start():
         server = Server(Settings(**given), logger)
         server._batcher._scheduler = queue = Queue(server._batcher._scheduler)
-        server._device._make_engine = partial(GatedEngine, gate, **server._device._make_engine.keywords)
+        server._device._make_engine = partial(GatedEngine, gate, *server._device._make_engine.args)
         await server.start()
         if wait:
             await server.ready()
