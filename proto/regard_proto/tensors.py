@@ -122,7 +122,10 @@ def _write_int8(array: npt.NDArray[Any]) -> tuple[bytes, float]:
     if not math.isfinite(largest):
         raise MalformedTensorError("NaN and infinity have no int8 form; expected finite values")
     # The scale travels as float32; dividing by that very value keeps the largest element at ±127.
-    scale = float(np.float32(largest / 127)) or 1.0
+    single = np.float32(largest / 127)
+    if 127 * float(single) > float(np.finfo(np.float32).max):
+        single = np.nextafter(single, np.float32(0))  # it was rounded up, and reading would overflow
+    scale = float(single) or 1.0
     return np.clip(np.rint(array / scale), -127, 127).astype(np.int8).tobytes(), scale
 
 

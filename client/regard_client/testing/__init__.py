@@ -55,7 +55,8 @@ class FakeServer:
     ) -> None:
         self._script = Script(model, outputs, fingerprint, max_images)
         self._script.gate.set()
-        self._health = health.HealthServicer()
+        # The non-blocking kind, its default, deadlocks when a watcher goes away while a state changes.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         self._executor = ThreadPoolExecutor(_THREADS)
         self._port = port
         options = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,8 +55,9 @@ def test_int8_is_off_by_half_a_step_at_most(array):
 
 
 @given(FINITE)
+@example(np.array([np.finfo(np.float32).max], np.float32))
 def test_int8_of_finite_values_is_finite(array):
-    """No finite array becomes NaN or infinite by way of its scale, however tiny its values."""
+    """No finite array becomes NaN or infinite by way of its scale, however tiny or large its values."""
     assert np.isfinite(tensors.to_array(tensors.from_array(array, pb.DATA_TYPE_INT8))).all()
 
 
