@@ -7,6 +7,7 @@ event loop of their own.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, cast
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from regard_models import ModelError
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
@@ -172,22 +174,30 @@ class Server:
         if self.failed.done():
             raise UnavailableError("the models could not be loaded") from self.failed.result()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Turn new callers away, answer those inside within the time, and stop."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Turn new callers away, answer those inside within the time, and stop.
+
+        Returns whether the device thread has ended: it cannot be interrupted, and may be loading or busy still.
+        """
         self.health.drain()
         await self._front_end.stop(timeout_s)
         self._batcher.close()
-        if not await asyncio.to_thread(self._device.join, _LAST_BATCH_S):
+        # What is loading is of use to nobody now, what is running only to those who were cut off.
+        patience_s = _LAST_BATCH_S if self._ready.done() else 0.0
+        ended = await asyncio.to_thread(self._device.join, patience_s)
+        if not ended:
             self._logger.warning("the device thread is still busy; leaving it behind")
         self._decoders.close()
         if self._observation:
             await asyncio.to_thread(self._observation.close)
+        return ended
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         self._call_soon(partial(settle, metrics=self.metrics), outcomes)
 
     def _call_soon(self, callback: Callable[[Any], object], argument: object) -> None:
-        self._loop.call_soon_threadsafe(callback, argument)
+        with contextlib.suppress(RuntimeError):  # a thread that was left behind has nobody to tell any more
+            self._loop.call_soon_threadsafe(callback, argument)
 
     def _become_ready(self, models: list[ServedModel]) -> None:
         for model in models:
@@ -205,7 +215,8 @@ class Server:
         self._ready.set_result(None)
 
     def _become_failed(self, error: BaseException) -> None:
-        self._logger.error("the device thread ended", exc_info=error)
+        mistake = isinstance(error, ModelError)  # the operator's: a traceback would hide what it says
+        self._logger.error("the device thread ended: %s", error, exc_info=None if mistake else error)
         self._set_states(ModelState.FAILED)
         self._batcher.abandon()
         self.failed.set_result(error)

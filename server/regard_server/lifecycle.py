@@ -33,9 +33,12 @@ async def run(settings: Settings, logger: logging.Logger) -> int:
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     logger.info("draining for up to %.0f s", settings.drain_timeout_s)
-    await server.drain(settings.drain_timeout_s)
+    ended = await server.drain(settings.drain_timeout_s)
     logger.info("stopped")
-    return EXIT_FAILED if server.failed.done() else 0
+    status = EXIT_FAILED if server.failed.done() else 0
+    if not ended:
+        os._exit(status)  # an interpreter that is torn down under a thread of torch aborts instead
+    return status
 
 
 async def _announce(server: Server) -> None:

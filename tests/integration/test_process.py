@@ -1,0 +1,231 @@
+"""`regard serve` as a process: its first line, its exit status, and what it says when it cannot."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from regard_proto.v1 import features_pb2 as pb
+from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
+
+PATIENCE_S = 60.0
+REGARD = str(Path(sys.executable).with_name("regard"))
+LOCAL = (
+    "--address",
+    "127.0.0.1:0",
+    "--metrics-address",
+    "127.0.0.1:0",
+    "--threads",
+    "1",
+    "--log-level",
+    "debug",
+)
+
+
+class Process:
+    """A running `regard serve`, with its standard error read as it comes."""
+
+    def __init__(self, *options):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("REGARD_")}
+        self._process = subprocess.Popen(
+            [REGARD, "serve", *LOCAL, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._changed = threading.Condition()
+        self.log = ""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        for line in self._process.stderr:
+            with self._changed:
+                self.log += line
+                self._changed.notify_all()
+
+    def ready(self):
+        """Wait for the announcement; return it with the two addresses: (text, address, metrics address)."""
+        lines = []
+        while not any("try:" in line for line in lines):
+            lines.append(self._process.stdout.readline())
+            assert lines[-1], f"it ended before it was ready:\n{self.log}"
+        text = "".join(lines)
+        return text, re.search(r"ready on (\S+)", text)[1], re.search(r"http://(\S+)/metrics", text)[1]
+
+    def logged(self, text):
+        with self._changed:
+            assert self._changed.wait_for(lambda: text in self.log, PATIENCE_S), self.log
+
+    def send(self, number):
+        self._process.send_signal(number)
+
+    def end(self):
+        """Wait for the exit status."""
+        status = self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return status
+
+    def close(self):
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self.end()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+@pytest.fixture
+def start():
+    """Start processes; what still runs at the end is killed."""
+    started = []
+
+    def start(*options):
+        started.append(Process(*options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def run(*options, **environment):
+    """Run `regard serve` to its end: (status, standard output, standard error)."""
+    finished = subprocess.run(
+        [REGARD, "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+def image(side):
+    return pb.Image(raw=pb.RawImage(height=side, width=side, data=bytes(side * side * 3)))
+
+
+def test_sigterm_under_load_answers_everybody_and_exits_with_0(start):
+    """Whatever was accepted is answered, newcomers are turned away, and the end is orderly."""
+    process = start("--models", "resnet_tiny")
+    announced, address, _ = process.ready()
+    assert "UNTRAINED" in announced
+    assert f"regard extract --target {address}" in announced
+    request = pb.ExtractRequest(images=[image(32)] * 16)
+    some = threading.Semaphore(0)
+
+    def call_until_refused(_number):
+        answered = 0
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = FeatureServiceStub(channel)
+            while True:
+                try:
+                    answered += len(stub.Extract(request, timeout=PATIENCE_S).results) == 16
+                except grpc.RpcError as error:
+                    # A call that crosses gRPC's GOAWAY on the way is cancelled by gRPC before the server sees it.
+                    expected = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+                    assert error.code() in expected  # noqa: PT017 - it ends the loop
+                    return answered
+                some.release()
+
+    with ThreadPoolExecutor(8) as callers:
+        counts = callers.map(call_until_refused, range(8))
+        for _ in range(40):
+            assert some.acquire(timeout=PATIENCE_S)
+        process.send(signal.SIGTERM)
+        answered = sum(counts)
+    assert process.end() == 0
+    assert "Extract CANCELLED" not in process.log
+    assert process.log.count("Extract OK") == answered
+    assert "Traceback" not in process.log
+    assert process.log.rstrip().endswith("stopped")
+
+
+def test_a_second_signal_ends_it_at_once(start):
+    """Whoever presses Ctrl-C twice does not wait for calls in flight."""
+    process = start(
+        "--models", "resnet_mini", "--max-message-bytes", str(256 << 20), "--drain-timeout-s", "1000"
+    )
+    _, address, metrics = process.ready()
+    with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+        request = pb.ExtractRequest(images=[image(224)] * 256)
+        calls = [FeatureServiceStub(channel).Extract.future(request) for _ in range(4)]
+        while "regard_in_flight_images 1024.0" not in scrape(metrics):
+            assert not any(call.done() for call in calls)
+        process.send(signal.SIGINT)
+        process.logged("draining")
+        process.send(signal.SIGINT)
+        assert process.end() == 128 + signal.SIGINT
+        for call in calls:
+            assert call.exception().code() is grpc.StatusCode.UNAVAILABLE
+
+
+def scrape(address):
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as answer:
+        return answer.read().decode()
+
+
+def test_a_signal_while_loading_stops_it_too(start):
+    """Nobody has to wait for warm-up to stop a server."""
+    process = start("--models", "resnet50")
+    process.logged("listening on")
+    process.send(signal.SIGTERM)
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize("option", ["--address", "--metrics-address"])
+def test_a_port_in_use_is_one_clear_line(option):
+    """Another server on the port is said so, without a traceback, with status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        given = dict(zip(LOCAL[::2], LOCAL[1::2], strict=True)) | {option: address}
+        status, out, err = run("--models", "resnet_tiny", *(word for pair in given.items() for word in pair))
+    assert (status, out) == (1, "")
+    assert f"cannot listen on {address}" in err
+    assert "Traceback" not in err
+
+
+def test_check_shows_what_would_be_served():
+    """`--check` lists every setting and serves nothing."""
+    status, out, err = run("--check", "--models", "resnet_tiny,big=resnet50", REGARD_MAX_BATCH="7")
+    assert (status, err) == (0, "")
+    assert "max_batch = 7" in out
+    assert out.splitlines()[-1] == "ok: would serve resnet_tiny, big on 127.0.0.1:50051"
+
+
+def test_check_reports_every_fault():
+    """`--check` of bad settings says all that is wrong, each with its field, with status 2."""
+    status, out, err = run("--check", "--max-batch", "0", "--address", "nowhere", REGARD_STREAM_WINDWO="3")
+    assert (status, out) == (2, "")
+    for field in ("max_batch:", "address:", "REGARD_STREAM_WINDWO:"):
+        assert field in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_model_is_a_fault_of_the_settings():
+    """A misspelt model is found before anything is bound, with the near names."""
+    status, out, err = run("--models", "resnet_tinny")
+    assert (status, out) == (2, "")
+    assert "did you mean resnet_tiny" in err
+    assert "Traceback" not in err
+
+
+def test_weights_that_are_none_are_one_clear_line(tmp_path):
+    """A file that is no model is an operator's mistake: its name and the reason, no traceback, status 1."""
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"not weights")
+    status, out, err = run(*LOCAL, "--models", str(path))
+    assert (status, out) == (1, "")
+    assert str(path) in err
+    assert "Traceback" not in err
