@@ -1,6 +1,7 @@
 """Decode: the bytes of a picture become uint8 pixels at the model's input size.
 
     encoded ─→ open (header only) ─→ limits ─→ pixels ─→ upright ─→ RGB ─→ resize ─→ crop ─→ H×W×3 uint8
+                                                  └─ of a JPEG: see `jpeg.py`
 
 Conversion rules, for every format: EXIF orientation is applied; grey is repeated over the three channels;
 palettes are looked up; transparency is laid over white; CMYK and other colour spaces go through Pillow's own
@@ -28,6 +29,7 @@ from regard_server.errors import (
     UndecodableImageError,
     UnknownFormatError,
 )
+from regard_server.jpeg import read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _FILTERS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -65,7 +67,8 @@ def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pi
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.width, picture.height, limits)
             _check_scans(data, picture)
-            return _fit(_to_rgb(_upright(picture)), preprocessing)
+            pixels = read_jpeg(data, picture, preprocessing.resize) or picture
+            return _fit(_to_rgb(_upright(pixels)), preprocessing)
     except UnidentifiedImageError as error:
         start = bytes(data[:16])
         if seeming := next((name for name in FORMATS if _seems(name, start)), None):
