@@ -6,7 +6,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check fix bench proto proto-release clean
+.PHONY: help demo serve test check fix bench e2e-compose proto proto-release clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ check: $(READY)  ## everything that can be said without running: style, types, w
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing/api.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python proto/generate.py --descriptors build/regard.binpb
@@ -43,6 +44,9 @@ fix: $(READY)  ## let the tools mend what they can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write proto
+
+e2e-compose: $(READY)  ## build the image, bring docker-compose.yml up, ask it, take it down (starts an engine if none runs)
+	$(BIN)/python tests/e2e/compose/smoke.py
 
 bench: $(READY)  ## measure a served model against the same model in a plain loop
 	$(BIN)/python tests/benchmarks/serving.py

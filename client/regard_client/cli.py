@@ -42,6 +42,8 @@ _KNOWN: Final = MappingProxyType(
         "extract": _Known("get the features of image files"),
         "models": _Known("list what a server serves"),
         "serve": _Known("run a server", "server"),
+        "profile": _Known("measure how a model runs best on this machine", "server"),
+        "published": _Known("list published checkpoints", "models"),
         "convert": _Known("turn a published checkpoint into one of regard's", "models"),
     }
 )
@@ -63,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if name not in commands:
         return _complain(f"no command {name!r}; there is {', '.join(sorted(commands))}", USAGE_ERROR)
-    return _run(commands[name], arguments[1:])
+    rest = arguments[1:]
+    if name == "models" and "--published" in rest:  # the catalogue is the models', not a server's
+        name, rest = "published", [argument for argument in rest if argument != "--published"]
+    return _run(commands[name], rest)
 
 
 def _run(entry: EntryPoint, arguments: Sequence[str]) -> int:

@@ -74,7 +74,7 @@ class Server:
             logger=logger,
         )
         self._device = DeviceThread(
-            engine=partial(Engine, _engine_options(settings, cores), logger),
+            engine=partial(Engine, engine_options(settings, cores), logger),
             sources=sources,
             seed=settings.seed,
             batcher=self._batcher,
@@ -226,7 +226,8 @@ class Server:
         self.health.publish()
 
 
-def _engine_options(settings: Settings, cores: int) -> EngineOptions:
+def engine_options(settings: Settings, cores: int) -> EngineOptions:
+    """Return the part of the settings that concerns engines."""
     return EngineOptions(
         device=settings.device,
         threads=settings.threads or cores,

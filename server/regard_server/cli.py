@@ -40,6 +40,24 @@ def serve(argv: Sequence[str]) -> int:
     return asyncio.run(run(settings, configure_logging(settings.log_level, settings.log_format)))
 
 
+def profile(argv: Sequence[str]) -> int:
+    """Measure how a model runs best on this machine, and keep the choice for `regard serve`.
+
+    Takes the model's name or file, and the options of `regard serve` that concern engines.
+    """
+    if not argv or argv[0].startswith("-"):
+        print("usage: regard profile NAME|FILE.safetensors [options of `regard serve`]", file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+    try:
+        settings = load_settings(["--models", *argv])
+    except InvalidSettingsError as error:
+        return _refuse(error)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from regard_server.profiling import profile_models  # noqa: PLC0415 - imports torch
+
+    return profile_models(settings)
+
+
 def _refuse(error: Exception) -> int:
     print(f"regard serve: these settings cannot be served with:\n{error}", file=sys.stderr)  # noqa: T201
     return EXIT_USAGE

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from regard_client.commands.connection import add_connection_options, connect
+from regard_client.overlay import overlay, spatial_attention
 from regard_client.results import Result
 
 _SHOWN_VALUES: Final = 4
@@ -20,6 +21,8 @@ def main(argv: Sequence[str]) -> int:
     if options.save is not None and not options.save.parent.is_dir():
         sys.stderr.write(f"regard extract: no directory {options.save.parent} to save in\n")
         return 2
+    if options.attention_overlay:
+        return _overlay(options)
     width = max(len(file) for file in options.files)
     done: list[tuple[str, Result]] = []
     try:
@@ -56,8 +59,37 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NPZ",
         help="save names, vectors, model and fingerprint to a file for numpy.load",
     )
+    parser.add_argument(
+        "--attention-overlay",
+        action="store_true",
+        help="write FILE.attention.png instead: the picture with the network's attention over it",
+    )
     add_connection_options(parser)
     return parser
+
+
+def _overlay(options: argparse.Namespace) -> int:
+    """Write every file's picture with the model's attention over it; 1 if any failed, 2 if the model has none."""
+    failed = 0
+    with connect(options) as client:
+        model = client.model(options.model)
+        try:
+            shown = spatial_attention(model)
+        except ValueError as error:
+            sys.stderr.write(f"regard extract: {error}\n")
+            return 2
+        answers = client.results(
+            options.files, outputs=shown.name, model=options.model, timeout_s=options.timeout
+        )
+        for file, result in zip(options.files, answers, strict=True):
+            if result.error is not None:
+                sys.stderr.write(f"regard extract: {file}: {_reason(result.error)}\n")
+                failed = 1
+                continue
+            target = Path(file).with_suffix(".attention.png")
+            overlay(file, result.outputs[shown.name], model.preprocessing).save(target)
+            sys.stdout.write(f"{target}  {shown.name} of {model.name}: {shown.description}\n")
+    return failed
 
 
 def _line(name: str, result: Result, output: str) -> str:

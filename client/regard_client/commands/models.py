@@ -28,6 +28,11 @@ def main(argv: Sequence[str]) -> int:
     """Print the models as a table, or with --json everything about them."""
     parser = argparse.ArgumentParser(prog="regard models", description="List what a server serves.")
     parser.add_argument("--json", action="store_true", help="print everything there is to know, as JSON")
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="list published checkpoints that `regard convert` reads instead; asks no server",
+    )
     add_connection_options(parser)
     options = parser.parse_args(argv)
     with connect(options) as client:
@@ -48,6 +53,13 @@ def _row(model: Model) -> tuple[str, ...]:
         f"{model.preprocessing.height}×{model.preprocessing.width}",
         f"{model.device} {model.compute_dtype}".strip(),
         model.fingerprint[:12],
-        " ".join(model.outputs),
+        _outputs(model),
         model.weights,
     )
+
+
+def _outputs(model: Model) -> str:
+    """Name the outputs; attention maps, of which there may be dozens, are counted."""
+    names = [name for name, output in model.outputs.items() if output.kind != "attention"]
+    maps = len(model.outputs) - len(names)
+    return " ".join(names) + (f" and {maps} attention maps" if maps else "")

@@ -24,7 +24,7 @@ from regard_server.work import BatchKey
 # How long a candidate is timed at each batch size, after one run that is not.
 _TIMED_S = 0.25
 _CLEARLY = 1.05
-_SIZES = (1, 8)
+_LARGEST = 8
 _LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20)
 
 
@@ -43,23 +43,21 @@ def choose(
     bundle: ModelBundle,
     modes: Sequence[Mode],
     build: Callable[[Mode], Runner],
+    *,
+    max_batch: int,
     bounds: Bounds,
     logger: logging.Logger,
 ) -> Profile:
-    """Measure every mode and choose one; eager float32 where no other is close enough.
+    """Measure every mode, in batches of one and of at most eight, and choose one.
 
-    Raises:
-        ValueError: there is no mode to choose from.
+    Eager float32 is chosen where no other is close enough.
     """
-    if not modes:
-        raise ValueError("no engine fits the settings on this machine")
-    photographs = _photographs(bundle)
-    reference = _embed(build(EAGER), bundle, photographs)
+    trial = _Trial(bundle, min(_LARGEST, max_batch))
+    reference = trial.embed(build(EAGER))
     measured = []
     for mode in modes:
-        measurement = _measure(mode, build(mode), bundle, photographs, reference)
-        logger.debug("%s", measurement)
-        measured.append(measurement)
+        measured.append(trial.measure(mode, build(mode), reference))
+        logger.debug("%s", measured[-1])
     chosen: Measurement | None = None
     for each in measured:
         close = each.cosine_mean >= bounds.mean and each.cosine_worst >= bounds.worst
@@ -68,41 +66,45 @@ def choose(
     return Profile(chosen.mode if chosen else EAGER, tuple(measured))
 
 
-def _measure(
-    mode: Mode,
-    runner: Runner,
-    bundle: ModelBundle,
-    photographs: npt.NDArray[np.uint8],
-    reference: npt.NDArray[np.float32],
-) -> Measurement:
-    found = _embed(runner, bundle, photographs)
-    cosines = (found * reference).sum(axis=1) / (
-        np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1) + 1e-30
-    )
-    rates = {size: size / _seconds(runner, bundle, photographs[:size]) for size in _SIZES}
-    return Measurement(mode, max(rates.values()), 1 / rates[1], float(cosines.mean()), float(cosines.min()))
+class _Trial:
+    """The sample photographs as a model wants them, and what a runner makes of them."""
 
+    def __init__(self, bundle: ModelBundle, most: int) -> None:
+        prepared = bundle.preprocessing
+        self._key = BatchKey(bundle.name, "pixels", prepared.height, prepared.width, "pooled")
+        self._most = most
+        self._photographs = np.stack(
+            [decode(path.read_bytes(), _LIMITS, prepared) for path in sample_photographs()]
+        )
 
-def _seconds(runner: Runner, bundle: ModelBundle, batch: npt.NDArray[np.uint8]) -> float:
-    """Return the median time of a batch."""
-    _embed(runner, bundle, batch)
-    times: list[float] = []
-    began = time.perf_counter()
-    while not times or time.perf_counter() - began < _TIMED_S:
-        start = time.perf_counter()
-        _embed(runner, bundle, batch)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    def embed(self, runner: Runner) -> npt.NDArray[np.float32]:
+        """Return the embeddings of all photographs, (12, D)."""
+        parts = [
+            self._run(runner, self._photographs[start : start + self._most])
+            for start in range(0, len(self._photographs), self._most)
+        ]
+        return np.concatenate(parts)
 
+    def measure(self, mode: Mode, runner: Runner, reference: npt.NDArray[np.float32]) -> Measurement:
+        """Return how fast a runner is and how close to the reference."""
+        found = self.embed(runner)
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
+        cosines = (found * reference).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        alone_s, together_s = self._seconds(runner, 1), self._seconds(runner, self._most)
+        fastest = max(1 / alone_s, self._most / together_s)
+        return Measurement(mode, fastest, alone_s, float(cosines.mean()), float(cosines.min()))
 
-def _embed(runner: Runner, bundle: ModelBundle, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    prepared = bundle.preprocessing
-    key = BatchKey(bundle.name, "pixels", prepared.height, prepared.width, "pooled")
-    return runner.run(key, pictures, ("embedding",))["embedding"]
+    def _seconds(self, runner: Runner, size: int) -> float:
+        """Return the median time of a batch."""
+        batch = self._photographs[:size]
+        self._run(runner, batch)
+        times: list[float] = []
+        began = time.perf_counter()
+        while not times or time.perf_counter() - began < _TIMED_S:
+            start = time.perf_counter()
+            self._run(runner, batch)
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
 
-
-def _photographs(bundle: ModelBundle) -> npt.NDArray[np.uint8]:
-    """Return the sample photographs at the model's input size, (12, H, W, 3)."""
-    return np.stack(
-        [decode(path.read_bytes(), _LIMITS, bundle.preprocessing) for path in sample_photographs()]
-    )
+    def _run(self, runner: Runner, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return runner.run(self._key, pictures, ("embedding",))["embedding"]

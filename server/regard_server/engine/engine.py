@@ -141,7 +141,14 @@ class Engine:
             path = profile_path(options.cache, bundle, device=str(self._device), threads=options.threads)
         if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
             return saved
-        found = choose(bundle, modes, lambda mode: self._build(bundle, mode), options.bounds, self._logger)
+        found = choose(
+            bundle,
+            modes,
+            lambda mode: self._build(bundle, mode),
+            max_batch=options.max_batch,
+            bounds=options.bounds,
+            logger=self._logger,
+        )
         if path:
             try:
                 found.save(path)

@@ -109,6 +109,7 @@ class OpenVinoRunner:
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 openvino.save_model(graph, file, compress_to_fp16=False)
+                return core.read_model(file)  # as every later start does, to the bit
             except (OSError, RuntimeError) as error:
                 self._logger.warning("the traced graph cannot be kept in %s: %s", file.parent, error)
         return graph
@@ -122,8 +123,9 @@ def _trace(bundle: ModelBundle, size: tuple[int, int]) -> Any:
     network = Normalised(fold(bundle.model), bundle.preprocessing, torch.float32).eval()
     example = torch.zeros((2, *size, 3), dtype=torch.uint8)
     with torch.inference_mode(), warnings.catch_warnings():
-        # The sizes that the network checks are fixed from here on, so tracing may take them for constants.
-        warnings.filterwarnings("ignore", message="Converting a tensor")
+        # Tracing takes the sizes that the network checks for constants, which they are from here on; and
+        # torch.jit.trace, which the decoder calls, calls itself deprecated.
+        warnings.simplefilter("ignore")
         decoder = TorchScriptPythonDecoder(network, example_input=(example,))
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))

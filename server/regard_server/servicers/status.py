@@ -13,6 +13,8 @@ from regard_server.errors import RegardError
 DOMAIN = "regard"
 # What gRPC libraries look for: the status in full, and when (in ms) their own retries may come again.
 DETAILS_KEY = "grpc-status-details-bin"
+# A retry after 0 ms, and often one after 1 ms, hangs the call in gRPC core (grpc/grpc#41036).
+_LEAST_PUSHBACK_MS = 10
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
@@ -34,7 +36,7 @@ def to_trailers(error: RegardError, request_id: str) -> tuple[tuple[str, str | b
         (DETAILS_KEY, to_status(error, request_id).SerializeToString()),
     ]
     if error.retry_after_s is not None:
-        trailers.append((PUSHBACK_KEY, str(math.ceil(error.retry_after_s * 1000))))
+        trailers.append((PUSHBACK_KEY, str(max(_LEAST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000)))))
     return tuple(trailers)
 
 

@@ -1,0 +1,212 @@
+"""The engine's modes: each close to the reference, chosen by measurement, and remembered."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from regard_models import load_bundle
+from regard_server.engine import Engine, EngineOptions, Mode
+from regard_server.engine.choice import Bounds, choose
+from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
+from regard_server.engine.profile import Measurement, Profile, profile_path
+from regard_server.work import BatchKey, Work
+
+PIXELS = BatchKey("resnet_tiny", "pixels", 32, 32, "pooled")
+TENSOR = BatchKey("resnet_tiny", "tensor", 32, 32, "pooled")
+LOGGER = logging.getLogger("engine")
+MODES = [mode for mode in candidates("cpu") if mode != EAGER]
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load_bundle("resnet_tiny")
+
+
+def make(bundle, **options):
+    engine = Engine(EngineOptions(**{"threads": 1, "max_batch": 8, **options}), LOGGER)
+    return engine, engine.load(bundle)
+
+
+def pictures(count):
+    chance = np.random.default_rng(count)
+    return [chance.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(count)]
+
+
+def vectors(engine, batch, key=PIXELS, outputs=("embedding",)):
+    return np.stack([row[outputs[0]] for row in engine.run(key, [Work(each, outputs) for each in batch])])
+
+
+def test_openvino_is_among_the_candidates():
+    """The development environment has it, so that the fastest engine is tested too."""
+    assert Mode("openvino", "bfloat16") in MODES
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_mode_stays_close_to_the_reference(bundle, tmp_path, mode, size):
+    """Float32 modes agree to rounding, the others in direction, at any batch size."""
+    engine, served = make(bundle, engine=mode.engine, dtype=mode.dtype, cache=tmp_path)
+    reference, _ = make(bundle)
+    batch = pictures(size)
+    found, expected = vectors(engine, batch), vectors(reference, batch)
+    if mode.dtype == "float32":
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(axis=1) / lengths).min() > 0.995
+    assert (served.engine, served.compute_dtype) == (mode.engine, mode.dtype)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_ready_tensors_are_exact_in_every_mode(bundle, mode):
+    """A float tensor's vector is float32's within 1e-5, whatever runs the pictures."""
+    engine, _ = make(bundle, engine=mode.engine, dtype=mode.dtype)
+    batch = [np.random.default_rng(1).standard_normal((3, 32, 32), np.float32)]
+    np.testing.assert_allclose(
+        vectors(engine, batch, TENSOR), vectors(make(bundle)[0], batch, TENSOR), atol=1e-5
+    )
+
+
+def test_outputs_that_an_engine_lacks_come_from_the_exact_network(bundle):
+    """OpenVINO gives the embedding; maps and logits come in float32 beside it."""
+    engine, _ = make(bundle, engine="openvino", dtype="bfloat16")
+    batch = pictures(2)
+    found = vectors(engine, batch, outputs=("layer2", "embedding"))
+    np.testing.assert_allclose(found, vectors(make(bundle)[0], batch, outputs=("layer2",)), atol=1e-4)
+
+
+def test_modes_have_fingerprints_of_their_own(bundle):
+    """Vectors of two modes are not taken for each other."""
+    fingerprints = {
+        make(bundle, engine=mode.engine, dtype=mode.dtype)[1].fingerprint for mode in (EAGER, *MODES)
+    }
+    assert len(fingerprints) == len(MODES) + 1
+    assert make(bundle, invariant=True)[1].fingerprint not in fingerprints
+
+
+class Fixed:
+    """A runner that gives what it is told, after a time that it is told."""
+
+    def __init__(self, clock, seconds, turn=0.0):
+        self._clock, self._seconds, self._turn = clock, seconds, turn
+
+    def run(self, _key, batch, _outputs):
+        self._clock.now += self._seconds * len(batch)
+        angle = np.full(len(batch), self._turn)
+        return {"embedding": np.stack([np.cos(angle), np.sin(angle)], axis=1)}
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+FAST, FASTER = Mode("folded", "bfloat16"), Mode("openvino", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("runners", "chosen"),
+    [
+        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.0), FASTER: (0.2, 0.0)}, FASTER),
+        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.0), FASTER: (0.2, 0.2)}, FAST),  # cos 0.2 = 0.980: too far
+        ({EAGER: (1.0, 0.0), FAST: (0.97, 0.0), FASTER: (2.0, 0.0)}, EAGER),  # not clearly faster
+        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.3), FASTER: (0.2, 0.3)}, EAGER),
+    ],
+)
+def test_the_fastest_mode_that_is_close_enough_is_chosen(bundle, monkeypatch, runners, chosen):
+    """Speed decides among those within the bounds, and only by a clear margin."""
+    clock = Clock()
+    monkeypatch.setattr("regard_server.engine.choice.time", clock)
+    found = choose(
+        bundle,
+        list(runners),
+        lambda mode: Fixed(clock, *runners[mode]),
+        max_batch=8,
+        bounds=Bounds(0.999, 0.995),
+        logger=LOGGER,
+    )
+    assert found.chosen == chosen
+    assert [each.mode for each in found.measured] == list(runners)
+
+
+def test_a_choice_without_modes_is_an_error(bundle):
+    """Settings that nothing fits are not served with something else."""
+    with pytest.raises(ValueError, match="cannot run on cpu"):
+        make(bundle, engine="eager", dtype="float16")
+
+
+def test_a_saved_profile_decides_without_measuring(bundle, tmp_path, monkeypatch):
+    """The second start takes the first one's choice."""
+    engine = Engine(EngineOptions(threads=1, engine="auto", dtype="auto", cache=tmp_path), LOGGER)
+    path = profile_path(tmp_path, bundle, device="cpu", threads=1)
+    Profile(FOLDED, (Measurement(FOLDED, 1.0, 1.0, 1.0, 1.0),)).save(path)
+    monkeypatch.setattr("regard_server.engine.engine.choose", None)  # not to be called
+    assert engine.profile(bundle).chosen == FOLDED
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"chosen": {"engine": "eager"}, "measured": []}'])
+def test_a_damaged_profile_is_measured_again(tmp_path, text):
+    """A file that cannot be read is no profile."""
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    assert Profile.load(path) is None
+
+
+def test_a_profile_survives_its_file(tmp_path):
+    """What is saved is what is loaded."""
+    path = tmp_path / "folder" / "profile.json"
+    profile = Profile(FASTER, (Measurement(FASTER, 10.0, 0.1, 0.9999, 0.999),))
+    profile.save(path)
+    assert Profile.load(path) == profile
+
+
+def test_measuring_keeps_the_choice_for_the_next_start(bundle, tmp_path):
+    """An automatic choice is written where the next start looks."""
+    options = EngineOptions(threads=1, engine="folded", dtype="auto", cache=tmp_path)
+    found = Engine(options, LOGGER).profile(bundle)
+    assert Profile.load(profile_path(tmp_path, bundle, device="cpu", threads=1)) == found
+
+
+def test_a_cache_that_cannot_be_written_is_told_of(bundle, tmp_path, caplog):
+    """A read-only folder costs the next start its time, nothing else."""
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    engine, _ = make(bundle, engine="openvino", dtype="auto", cache=blocked)
+    assert np.isfinite(vectors(engine, pictures(1))).all()
+    assert "cannot be kept" in caplog.text
+
+
+def test_the_traced_graph_is_kept_and_used_again(bundle, tmp_path):
+    """The second load reads the first one's file, and gives the same bits."""
+    first, _ = make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
+    (graph,) = tmp_path.glob("*.xml")
+    written = graph.stat().st_mtime_ns
+    second, _ = make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
+    assert graph.stat().st_mtime_ns == written
+    assert np.array_equal(vectors(first, pictures(2)), vectors(second, pictures(2)))
+
+
+@pytest.mark.parametrize("mode", [EAGER, *MODES], ids=str)
+def test_invariant_vectors_do_not_depend_on_batchmates(bundle, mode):
+    """With `invariant` an image has the same bits alone, in any batch and at any place in it."""
+    engine, _ = make(bundle, engine=mode.engine, dtype=mode.dtype, invariant=True)
+    batch = pictures(8)
+    together, reversed_ = vectors(engine, batch), vectors(engine, batch[::-1])[::-1]
+    alone = np.stack([vectors(engine, [each])[0] for each in batch])
+    assert np.array_equal(together, alone)
+    assert np.array_equal(reversed_, alone)
+
+
+def test_compiled_modes_are_only_taken_when_asked_for():
+    """Compiling takes a minute; it is no candidate of "auto"."""
+    assert all(mode.engine != "compiled" for mode in candidates("cpu"))
+    asked = candidates("cpu", engine="compiled")
+    assert asked == [mode for mode in asked if is_available(mode, "cpu") and mode.engine == "compiled"]
+
+
+def test_float16_is_for_gpus():
+    """On a CPU it is slow and of little range."""
+    assert candidates("cpu", dtype="float16") == []
+    assert Mode("folded", "float16") in candidates("cuda")

@@ -1,0 +1,79 @@
+"""What a batch costs: estimates that are asked for every decision."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard_server.cost import CostModel
+
+
+def costs(*seen):
+    model = CostModel()
+    for size, seconds in seen:
+        model.observe("k", size, seconds)
+    return model
+
+
+def test_what_was_never_seen_costs_nothing():
+    """Nobody is refused on a guess."""
+    assert CostModel().seconds("k", 8) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds"),
+    [(1, 1.0), (2, 1.5), (3, 2.0), (4, 2.5), (5, 3.0), (7, 4.0)],
+)
+def test_between_and_beyond_known_sizes_it_is_a_straight_line(size, seconds):
+    """Sizes that were not seen follow their neighbours."""
+    assert costs((1, 1.0), (3, 2.0), (5, 3.0)).seconds("k", size) == pytest.approx(seconds)
+
+
+def test_fewer_than_the_smallest_known_size_are_no_cheaper():
+    """A batch of one is not promised for less than was ever seen."""
+    assert costs((4, 2.0), (8, 3.0)).seconds("k", 1) == 2.0
+
+
+def test_a_single_known_size_is_scaled_up_in_proportion():
+    """With one point there is no line; more images cost at most their share more."""
+    assert costs((4, 2.0)).seconds("k", 8) == 4.0
+
+
+def test_one_outlier_at_most_nearly_doubles_an_estimate():
+    """A pause of the machine does not make the server refuse everybody."""
+    model = costs((1, 1.0))
+    model.observe("k", 1, 1000.0)
+    assert 1.0 < model.seconds("k", 1) < 2.0
+
+
+@given(st.lists(st.floats(0.5, 1.5), min_size=300, max_size=300))
+def test_an_estimate_stays_high_in_what_was_seen(samples):
+    """Estimates err on the dear side: most samples are at or below them, and they stay in range."""
+    model = costs((1, 1.0))
+    for sample in samples:
+        model.observe("k", 1, sample)
+    assert min(samples) * 0.95 <= model.seconds("k", 1) <= 1.5
+
+
+def test_a_backlog_is_full_batches_and_a_rest():
+    """Ten entries in batches of four are two full ones and one of two."""
+    model = costs((1, 1.0), (2, 1.5), (4, 2.0))
+    assert model.backlog("k", 10, 4) == pytest.approx(2 * 2.0 + 1.5)
+    assert model.backlog("k", 0, 4) == 0.0
+
+
+@given(limit=st.floats(0, 20), most=st.integers(1, 64))
+def test_the_largest_size_within_a_limit_is_found(limit, most):
+    """Bisection finds what trying all sizes finds."""
+    model = costs((1, 1.0), (8, 4.5), (32, 12.0))
+    expected = max((size for size in range(1, most + 1) if model.seconds("k", size) <= limit), default=0)
+    assert model.largest_within("k", limit, most) == expected
+
+
+def test_the_number_of_keys_is_bounded_and_the_busiest_stay():
+    """Callers choose tensor shapes; a thousand of them do not push out what is used all the time."""
+    model = costs((1, 1.0))
+    for shape in range(5000):
+        model.observe(shape, 1, 1.0)
+        model.observe("k", 1, 1.0)
+    assert len(model._seen) <= 1024
+    assert model.seconds("k", 1) == 1.0
