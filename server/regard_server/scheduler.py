@@ -23,6 +23,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from regard_server.backlog import Backlog
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
 
@@ -140,6 +141,7 @@ class Scheduler:
         self._everybody = _Queue()
         self._buckets: dict[Hashable, _Queue] = {}
         self._reserved: dict[Hashable, int] = {}
+        self._backlog = Backlog(max_batch, costs)  # who waits, and who was promised room
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
         self._numbers = itertools.count()
         self._batches = 0
@@ -161,26 +163,23 @@ class Scheduler:
             now: the time.
         """
         free = max([now, *self._running.values()]) if len(self._running) >= self._devices else now
-        counts = {each: bucket.waiting for each, bucket in self._buckets.items()}
-        for each, promised in self._reserved.items():
-            counts[each] = counts.get(each, 0) + promised
-        counts[key] = counts.get(key, 0) + count
-        ahead_s = sum(self._costs.backlog(each, n, self._max_batch(each)) for each, n in counts.items())
-        own_s = self._costs.seconds(key, min(counts[key], self._max_batch(key)))
+        ahead_s = self._backlog.seconds_with(key, count)
+        own_s = self._costs.seconds(key, min(self._backlog.count(key) + count, self._max_batch(key)))
         finish = max(free + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
         # Alone in the server one may always try: an estimate that has become too high mends itself only so.
-        if finish > deadline and (self._running or len(counts) > 1 or counts[key] > count):
+        if finish > deadline and (self._running or self._backlog):
             return finish - deadline
         self._reserved[key] = self._reserved.get(key, 0) + count
+        self._backlog.change(key, count)
         return 0.0
 
     def release(self, key: Hashable, count: int = 1) -> None:
         """Take a promise back: the entries were added, or never will be."""
-        left = self._reserved.get(key, 0) - count
-        if left > 0:
-            self._reserved[key] = left
-        else:
-            self._reserved.pop(key, None)
+        promised = self._reserved.pop(key, 0)
+        if promised > count:
+            self._reserved[key] = promised - count
+        if promised:
+            self._backlog.change(key, -min(count, promised))
 
     def add(self, entry: Entry, now: float) -> None:
         """Let an entry wait."""
@@ -188,6 +187,7 @@ class Scheduler:
         number = next(self._numbers)
         self._everybody.push(entry, number)
         self._buckets.setdefault(entry.key, _Queue()).push(entry, number)
+        self._backlog.change(entry.key, 1)
         self._hold.arrived(entry.key, now)
 
     def discard(self, entry: Entry) -> bool:
@@ -230,12 +230,13 @@ class Scheduler:
         """Learn what a batch cost, and that its device is free."""
         self._running.pop(id(batch), None)
         if batch.entries:
-            self._costs.observe(batch.key, len(batch.entries), now - batch.dispatched)
+            self.learn(batch.key, len(batch.entries), now - batch.dispatched)
             self._hold.delivered(batch.key, len(batch.entries), now)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """Take note of what a batch cost that was run elsewhere."""
         self._costs.observe(key, size, seconds)
+        self._backlog.forget(key)
 
     def _most_urgent(self) -> Entry | None:
         """Return who goes first; once in a while the first of those who would go last."""
@@ -305,5 +306,6 @@ class Scheduler:
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
+        self._backlog.change(entry.key, -1)
         self._everybody.left()
         self._buckets[entry.key].left()
