@@ -100,19 +100,12 @@ class ModelSpec:
     input_size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
+        self._check_types()
         checks = (
             (self.block in EXPANSION, f"block {self.block!r}: expected basic or bottleneck"),
             (self.stem in get_args(Stem), f"stem {self.stem!r}: expected one of {', '.join(get_args(Stem))}"),
-            (
-                min(self.depths) > 0,
-                f"depths {self.depths}: expected four positive counts",
-            ),
             (self.width > 0, f"width {self.width}: expected a positive number of channels"),
             (self.num_classes >= 0, f"num_classes {self.num_classes}: expected 0 (no head) or more"),
-            (
-                min(self.input_size) > 0,
-                f"input_size {self.input_size}: expected height and width",
-            ),
             (len(self.dilations) in (0, 4), f"dilations {self.dilations}: expected none or four tuples"),
             (
                 min(self.middle(stage) for stage in (1, 2, 3, 4)) > 0,
@@ -122,6 +115,16 @@ class ModelSpec:
         for holds, message in checks:
             if not holds:
                 raise SpecError(message)
+
+    def _check_types(self) -> None:
+        """Refuse what annotations alone do not stop in a file's metadata or a caller's override."""
+        for name in ("width", "groups", "group_width", "num_classes"):
+            if not isinstance(getattr(self, name), int):
+                raise SpecError(f"{name} {getattr(self, name)!r}: expected a whole number")
+        for name, length in (("depths", 4), ("strides", 4), ("input_size", 2)):
+            values = getattr(self, name)
+            if len(values) != length or not all(isinstance(each, int) and each > 0 for each in values):
+                raise SpecError(f"{name} {values!r}: expected {length} positive whole numbers")
 
     def planes(self, stage: int) -> int:
         """Nominal channels of a stage, before a bottleneck's expansion."""
@@ -163,9 +166,9 @@ class ModelSpec:
         for name in changes:
             if name not in fields:
                 raise SpecError(f"a spec has no field {name!r}; {near(name, fields)}")
-        size = changes.get("input_size")
-        if isinstance(size, int):
-            changes["input_size"] = (size, size)
+        if "input_size" in changes:
+            size = changes["input_size"]
+            changes["input_size"] = (size, size) if isinstance(size, int) else tuple(size)
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:

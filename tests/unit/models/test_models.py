@@ -161,3 +161,19 @@ def test_compiled_models_give_the_same_maps(name):
     expected = model.extract(x, wanted)
     for output, value in compiled(x).items():
         torch.testing.assert_close(value, expected[output])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", MINIS)
+def test_half_precision_and_layout_keep_the_embedding(name):
+    """In bfloat16, float16 and channels_last every output is finite and the embedding points the same way."""
+    model = regard_models.load_bundle(name).model
+    x = torch.randn(2, 3, 64, 64)
+    expected = model.extract(x, ["embedding"])["embedding"]
+    variants = [{"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"memory_format": torch.channels_last}]
+    for variant in variants:
+        changed = regard_models.load_bundle(name).model.to(**variant)
+        found = changed.extract(x.to(**variant), list(changed.outputs))
+        assert all(value.isfinite().all() for value in found.values())
+        cosine = torch.cosine_similarity(found["embedding"].float(), expected)
+        assert cosine.min() >= 0.999
