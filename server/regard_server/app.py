@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from regard_models import ModelError
+from regard_proto.v1.features_pb2 import ExtractRequest
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
@@ -29,7 +30,7 @@ from regard_server.engine import Engine, EngineOptions
 from regard_server.engine.choice import Bounds
 from regard_server.errors import UnavailableError
 from regard_server.frontend.public import PublicFrontEnd
-from regard_server.frontend.routes import Routes
+from regard_server.frontend.routes import Handler, Routes
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits
@@ -40,6 +41,7 @@ from regard_server.pipeline import Pipeline, settle
 from regard_server.scheduler import Scheduler
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
+from regard_server.servicers.parsing import bounded_parser
 from regard_server.servicers.requests import RequestLimits
 from regard_server.settings import Settings
 from regard_server.sources import resolve_sources
@@ -136,7 +138,14 @@ class Server:
             logger=self._logger,
         )
         border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
-        routes: Any = Routes(border.wrap)  # generated code takes whatever has a server's two methods
+        parse = bounded_parser(settings.max_images_per_request)
+
+        def wrap(method: str, handler: Handler) -> Handler:
+            if handler.request_deserializer == ExtractRequest.FromString:
+                handler = cast("Any", handler)._replace(request_deserializer=parse)
+            return border.wrap(method, handler)
+
+        routes: Any = Routes(wrap)  # generated code takes whatever has a server's two methods
         add_FeatureServiceServicer_to_server(servicer, routes)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), routes)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -26,6 +26,8 @@ from regard_server.pipeline import Picture, Request
 
 MAX_REQUEST_ID_BYTES = 128
 _DEFAULT_OUTPUTS = ("embedding",)
+# A message may hold a shape of millions of axes; so many are looked at.
+_MOST_AXES = 4
 _PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORITY_BULK: 1}
 
 
@@ -60,7 +62,7 @@ def to_request(
         raise NoImagesError("the request holds no image; expected at least one")
     if len(message.images) > limits.max_images:
         raise TooManyImagesError(
-            f"the request holds {len(message.images)} images; at most {limits.max_images} are allowed. "
+            f"the request holds more than {limits.max_images} images, which is the limit. "
             "Send several requests, or use StreamExtract"
         )
     outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
@@ -128,10 +130,12 @@ def _read_tensor(tensor: pb.Tensor, model: ServedModel, limits: RequestLimits) -
     """
     low, high = model.min_side, limits.max_tensor_side
     wanted = f"expected float32 of shape (3, H, W), H and W from {low} to {high}"
-    shape = tuple(tensor.shape)
-    if tensor.dtype != pb.DATA_TYPE_FLOAT32 or len(shape) != 3 or shape[0] != 3 or min(shape) < 1:  # noqa: PLR2004 - C, H, W
+    axes = len(tensor.shape)
+    shape = tuple(tensor.shape[:_MOST_AXES])
+    if tensor.dtype != pb.DATA_TYPE_FLOAT32 or axes != 3 or shape[0] != 3 or min(shape) < 1:  # noqa: PLR2004 - C, H, W
         name = pb.DataType.Name(tensor.dtype) if tensor.dtype in pb.DataType.values() else tensor.dtype
-        raise InvalidTensorError(f"the tensor is {name} of shape {shape}; {wanted}")
+        described = f"of shape {shape}" if axes <= _MOST_AXES else f"with {axes} axes"
+        raise InvalidTensorError(f"the tensor is {name} {described}; {wanted}")
     if max(shape) > high:
         raise ImageTooLargeError(f"the tensor has shape {shape}; {wanted}")
     if min(shape[1:]) < low:

@@ -109,7 +109,7 @@ def test_bulk_goes_after_interactive(translate):
     ("fields", "error", "words"),
     [
         ({"images": []}, NoImagesError, "expected at least one"),
-        ({"images": [RAW] * 4}, TooManyImagesError, "holds 4 images; at most 3 are allowed"),
+        ({"images": [RAW] * 4}, TooManyImagesError, "holds more than 3 images"),
         ({"model": "tinny"}, ModelNotFoundError, "'tinny' is served; did you mean tiny"),
         ({"outputs": ["embedding", "logit"]}, UnknownOutputError, "'logit'; did you mean logits"),
         ({"encoding": 99}, UnknownEncodingError, "encoding 99 .* ENCODING_FLOAT16"),
@@ -174,6 +174,7 @@ def test_a_tensor_is_given_as_it_is(read):
         (zeros(3, 5, 6, dtype=pb.DATA_TYPE_UNSPECIFIED), InvalidTensorError, "UNSPECIFIED"),
         (zeros(3, 5, 6, dtype=77), InvalidTensorError, "is 77 of"),
         (zeros(3, 5, 6, data=bytes(359)), InvalidTensorError, "359 bytes; expected 360"),
+        (zeros(*[0] * 1000, data=b""), InvalidTensorError, "FLOAT32 with 1000 axes; expected"),
         (zeros(data=b""), InvalidTensorError, r"shape \(\); expected"),
         (filled(math.nan), NonFiniteTensorError, "NaN or infinity; expected finite"),
         (filled(-math.inf), NonFiniteTensorError, "NaN or infinity; expected finite"),

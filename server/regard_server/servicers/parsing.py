@@ -1,0 +1,79 @@
+"""Bytes into requests, without letting a small message become a large object.
+
+An empty image is two bytes on the wire and tens of bytes in memory: 60 MB of them become 1.4 GB before anybody could
+count them. So the fields are counted while they are bytes, and what is beyond the limit is never parsed.
+
+    tag length image │ tag length image │ … │ tag length request_id
+    └── kept, up to one more than allowed ┘ └── kept
+"""
+
+from collections.abc import Callable, Iterator
+
+from regard_proto.v1 import features_pb2 as pb
+
+# Fields beyond the images allowed that are walked over at most; gRPC refuses a request of more as no message at all.
+_MOST_FIELDS = 1 << 16
+_IMAGES = pb.ExtractRequest.IMAGES_FIELD_NUMBER
+_SMALLEST_IMAGE = 2
+
+
+def bounded_parser(max_images: int) -> Callable[[bytes], pb.ExtractRequest]:
+    """Return what parses `ExtractRequest`, giving at most one image more than `max_images`.
+
+    The parser raises `ValueError` for what has too many fields, and `DecodeError` for what is no such message.
+    """
+
+    def parse(data: bytes) -> pb.ExtractRequest:
+        if len(data) <= _SMALLEST_IMAGE * max_images:
+            return pb.ExtractRequest.FromString(data)
+        kept: list[bytes] = []
+        images = begin = 0
+        for number, (field, start, end) in enumerate(_fields(data)):
+            if number > max_images + _MOST_FIELDS:
+                raise ValueError(f"a request of more than {max_images + _MOST_FIELDS} fields")
+            images += field == _IMAGES
+            if field == _IMAGES and images > max_images + 1:
+                kept.append(data[begin:start])
+                begin = end
+        if not kept:
+            return pb.ExtractRequest.FromString(data)
+        return pb.ExtractRequest.FromString(b"".join([*kept, data[begin:]]))
+
+    return parse
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Walk over a message's fields: (number, where it starts, where it ends). Ends early where it makes no sense.
+
+    The three low bits of a tag say how long the field is: https://protobuf.dev/programming-guides/encoding/#structure
+    """
+    at = 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                length, at = _varint(data, at)
+                at += length
+            case 5:
+                at += 4
+            case _:
+                return
+        yield tag >> 3, start, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number of seven bits a byte; return it and where the next thing starts."""
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80 or shift > 63:  # noqa: PLR2004 - the continuation bit, 64 bits
+            break
+    return value, at
