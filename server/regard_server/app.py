@@ -21,6 +21,7 @@ from regard_proto.v1.features_pb2 import ExtractRequest
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
+from regard_server.capacity import BatchCapacity
 from regard_server.catalog import Catalog, ModelState, ServedModel
 from regard_server.cores import usable_cores
 from regard_server.cost import CostModel
@@ -68,28 +69,36 @@ class Server:
             max_images=settings.max_in_flight_images, max_bytes=settings.max_in_flight_bytes
         )
         self._decoders = DecodePool(settings.decode_threads or cores, self._loop.time)
-        costs = CostModel()
+        costs, capacity = CostModel(), BatchCapacity(settings.max_batch)
+        devices = settings.device.split(",")
         self._batcher = Batcher(
-            Scheduler(lambda _: settings.max_batch, costs, Hold(settings.max_delay_s, costs)),
+            Scheduler(capacity, costs, Hold(settings.max_delay_s, costs), devices=len(devices)),
             self._deliver,
             clock=self._loop.time,
             logger=logger,
         )
-        self._device = DeviceThread(
-            engine=partial(Engine, engine_options(settings, cores), logger),
-            sources=sources,
-            seed=settings.seed,
-            batcher=self._batcher,
-            on_ready=lambda models: self._call_soon(self._become_ready, models),
-            on_failure=lambda error: self._call_soon(self._become_failed, error),
-            logger=logger,
-        )
+        self._warm: list[list[ServedModel]] = []  # by the devices that are ready
+        self._devices = [
+            DeviceThread(
+                number=number,
+                engine=partial(
+                    Engine, engine_options(settings, name, cores // len(devices)), logger, capacity
+                ),
+                sources=sources,
+                seed=settings.seed,
+                batcher=self._batcher,
+                on_ready=lambda models: self._call_soon(self._become_warm, models),
+                on_failure=lambda error: self._call_soon(self._become_failed, error),
+                logger=logger,
+            )
+            for number, name in enumerate(devices)
+        ]
         self._observation: ObservationPort | None = None
         if settings.metrics_address:
             self._observation = ObservationPort(
                 settings.metrics_address,
                 self.metrics.registry,
-                live=lambda: self._device.alive,
+                live=lambda: all(device.alive for device in self._devices),
                 ready=lambda: self.health.ready,
             )
         self.metrics.watch(
@@ -170,7 +179,8 @@ class Server:
                     f"cannot listen on {self._settings.metrics_address}: {error.strerror}"
                 ) from error
         await self._front_end.start()
-        self._device.start()
+        for device in self._devices:
+            device.start()
 
     async def ready(self) -> None:
         """Wait until every model is warm.
@@ -193,7 +203,7 @@ class Server:
         self._batcher.close()
         # What is loading is of use to nobody now, what is running only to those who were cut off.
         patience_s = _LAST_BATCH_S if self._ready.done() else 0.0
-        ended = await asyncio.to_thread(self._device.join, patience_s)
+        ended = all([await asyncio.to_thread(device.join, patience_s) for device in self._devices])
         if not ended:
             self._logger.warning("the device thread is still busy; leaving it behind")
         self._decoders.close()
@@ -207,6 +217,12 @@ class Server:
     def _call_soon(self, callback: Callable[[Any], object], argument: object) -> None:
         with contextlib.suppress(RuntimeError):  # a thread that was left behind has nobody to tell any more
             self._loop.call_soon_threadsafe(callback, argument)
+
+    def _become_warm(self, models: list[ServedModel]) -> None:
+        """Take note that one more device is warm; the server is ready when all are."""
+        self._warm.append(models)
+        if len(self._warm) == len(self._devices):
+            self._become_ready(models)
 
     def _become_ready(self, models: list[ServedModel]) -> None:
         for model in models:
@@ -235,11 +251,11 @@ class Server:
         self.health.publish()
 
 
-def engine_options(settings: Settings, cores: int) -> EngineOptions:
-    """Return the part of the settings that concerns engines."""
+def engine_options(settings: Settings, device: str, cores: int) -> EngineOptions:
+    """Return the part of the settings that concerns the engine of one device, which may use so many cores."""
     return EngineOptions(
-        device=settings.device,
-        threads=settings.threads or cores,
+        device=device,
+        threads=settings.threads or max(1, cores),
         max_batch=settings.max_batch,
         engine=settings.engine,
         dtype=settings.dtype,

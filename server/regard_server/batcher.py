@@ -122,14 +122,14 @@ class Batcher:
         while (batch := self._take()) is not None:
             self._deliver([_unserved(entry) for entry in (*batch.late, *batch.entries)])
 
-    def serve(self, run: Run) -> None:
-        """Form and run batches in the calling thread until `close`.
+    def serve(self, run: Run, device: int = 0) -> None:
+        """Form and run batches in the calling thread until `close`; several threads may serve, of one device or more.
 
         `run` gets a key and the payloads of a batch and returns one value for each, which may be an exception for
         a single entry. If it raises an `Exception`, that batch fails and the next one is formed; whatever else ends
         this method is answered with `UnavailableError` first.
         """
-        while (batch := self._take()) is not None:
+        while (batch := self._take(device)) is not None:
             if batch.late:
                 self._deliver([_late(entry, batch.dispatched) for entry in batch.late])
             if batch.entries:
@@ -140,12 +140,12 @@ class Batcher:
                     raise
                 self._deliver(outcomes)
 
-    def _take(self) -> Batch | None:
+    def _take(self, device: int = 0) -> Batch | None:
         """Wait for a batch; None when the batcher is closed and empty."""
         with self._changed:
             while True:
                 now = self._clock()
-                decision = self._scheduler.decide(now, flush=self._closed)
+                decision = self._scheduler.decide(now, device=device, flush=self._closed)
                 if isinstance(decision, Batch):
                     return decision
                 if decision is None and self._closed:

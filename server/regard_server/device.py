@@ -18,7 +18,8 @@ class DeviceThread:
     """One thread for one device.
 
     Args:
-        engine: what runs the networks; touched by this thread only.
+        number: which of the server's devices it is.
+        engine: makes what runs the networks; touched by this thread, and in `run` by its further lanes.
         sources: (name, source) of every model, as `load_bundle` takes them.
         seed: of weights that no file gives.
         batcher: where the work is.
@@ -30,6 +31,7 @@ class DeviceThread:
     def __init__(
         self,
         *,
+        number: int = 0,
         engine: Callable[[], Engine],
         sources: Sequence[tuple[str, str]],
         seed: int,
@@ -38,6 +40,7 @@ class DeviceThread:
         on_failure: Callable[[BaseException], None],
         logger: logging.Logger,
     ) -> None:
+        self._number = number
         self._make_engine = engine
         self._sources = sources
         self._seed = seed
@@ -45,7 +48,7 @@ class DeviceThread:
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._logger = logger
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"device-{number}", daemon=True)
 
     @property
     def alive(self) -> bool:
@@ -65,8 +68,22 @@ class DeviceThread:
         try:
             engine = self._make_engine()
             self._on_ready(self._load(engine))
-            self._batcher.serve(engine.run)
+            others = [
+                threading.Thread(target=self._serve, args=(engine,), name=f"device-{self._number}-{lane}")
+                for lane in range(1, engine.lanes)
+            ]
+            for other in others:
+                other.start()
+            self._serve(engine)
+            for other in others:
+                other.join()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
+            self._on_failure(error)
+
+    def _serve(self, engine: Engine) -> None:
+        try:
+            self._batcher.serve(engine.run, self._number)
+        except BaseException as error:  # noqa: BLE001 - likewise
             self._on_failure(error)
 
     def _load(self, engine: Engine) -> list[ServedModel]:

@@ -14,7 +14,7 @@ from regard_server.sources import resolve_sources
 
 def profile_models(settings: Settings) -> int:
     """Profile every model of the settings; return the exit status."""
-    options = engine_options(settings, usable_cores())
+    options = engine_options(settings, settings.device.partition(",")[0], usable_cores())
     engine = Engine(options, logging.getLogger("regard"))
     for name, source in resolve_sources(settings.models):
         found = engine.profile(load_bundle(source, name=name, seed=settings.seed), measure=True)

@@ -71,6 +71,7 @@ class Batch:
     entries: list[Entry]
     late: list[Entry]
     dispatched: float
+    device: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Scheduler:
         self._reserved: dict[Hashable, int] = {}
         self._backlog = Backlog(max_batch, costs)  # who waits, and who was promised room
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
+        self._freed: dict[int, float] = {}  # number of a device: when its last batch finished
         self._numbers = itertools.count()
         self._batches = 0
         self._patience = _MOST_PATIENCE
@@ -162,7 +164,7 @@ class Scheduler:
             deadline: theirs.
             now: the time.
         """
-        free = max([now, *self._running.values()]) if len(self._running) >= self._devices else now
+        free = self._free_at(now)
         ahead_s = self._backlog.seconds_with(key, count)
         own_s = self._costs.seconds(key, min(self._backlog.count(key) + count, self._max_batch(key)))
         finish = max(free + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
@@ -203,11 +205,12 @@ class Scheduler:
         entry.payload = None
         return True
 
-    def decide(self, now: float, *, flush: bool = False) -> Batch | Wait | None:
-        """Say what a device that is free does now.
+    def decide(self, now: float, *, device: int = 0, flush: bool = False) -> Batch | Wait | None:
+        """Say what a device that is free, or has a lane free, does now.
 
         Args:
             now: the time.
+            device: its number.
             flush: whether to go without holding, because nobody else will come.
         """
         first = self._most_urgent()
@@ -224,13 +227,16 @@ class Scheduler:
             )
             if until > now:
                 return Wait(until)
-        return self._form(key, bucket, now)
+        return self._form(key, bucket, now, device)
 
     def finished(self, batch: Batch, now: float) -> None:
         """Learn what a batch cost, and that its device is free."""
         self._running.pop(id(batch), None)
         if batch.entries:
-            self.learn(batch.key, len(batch.entries), now - batch.dispatched)
+            # A batch in a device's second lane begins when the one before it has finished.
+            began = max(batch.dispatched, self._freed.get(batch.device, batch.dispatched))
+            self._freed[batch.device] = now
+            self.learn(batch.key, len(batch.entries), now - began)
             self._hold.delivered(batch.key, len(batch.entries), now)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
@@ -248,7 +254,7 @@ class Scheduler:
     def _in_turn(self, classes: list[int]) -> list[int]:
         return classes[::-1] if self._batches % FAIR_SHARE == FAIR_SHARE - 1 else classes
 
-    def _form(self, key: Hashable, bucket: _Queue, now: float) -> Batch:
+    def _form(self, key: Hashable, bucket: _Queue, now: float, device: int) -> Batch:
         """Take the largest batch whose predicted finish meets the earliest deadline in it."""
         entries: list[Entry] = []
         late: list[Entry] = []
@@ -269,14 +275,18 @@ class Scheduler:
         bucket.since = None
         if not bucket.waiting:
             del self._buckets[key]
-        batch = Batch(key, entries, late, now)
+        batch = Batch(key, entries, late, now, device)
         if entries:
             self._batches += 1
             cut_short = self._is_wasteful(key, len(entries), full)
             self._patience += -1.0 if cut_short else _PATIENCE_EARNED
             self._patience = max(0.0, min(self._patience, _MOST_PATIENCE))
-            self._running[id(batch)] = now + self._costs.seconds(key, len(entries))
+            self._running[id(batch)] = self._free_at(now) + self._costs.seconds(key, len(entries))
         return batch
+
+    def _free_at(self, now: float) -> float:
+        """Return when everything that runs should have finished, if every device is busy."""
+        return max([now, *self._running.values()]) if len(self._running) >= self._devices else now
 
     def _full(self, key: Hashable, bucket: _Queue) -> int:
         return min(self._max_batch(key), bucket.waiting)

@@ -67,7 +67,11 @@ class Settings(BaseSettings):
         "NAME=FILE.safetensors or FILE.safetensors. None: the small default model.",
     )
     seed: int = Field(0, description="Seed of the weights of models that have no trained ones.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*)$",
+        description="auto, cpu or cuda:N; several with commas between them all take batches from one queue.",
+    )
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="CPU threads of a network; 0: as many as the cgroup and the affinity mask allow."
     )

@@ -18,6 +18,7 @@ from regard_models import load_bundle
 from regard_models.samples import sample_photographs
 from regard_server import images
 from regard_server.engine.mode import EAGER
+from regard_server.engine.streams import HostStreams
 from regard_server.engine.torch_runner import TorchRunner
 from regard_server.work import BatchKey
 
@@ -67,7 +68,7 @@ def main() -> None:
     torch.set_num_threads(2)
     bundle = load_bundle("resnet_mini")
     prepared = bundle.preprocessing
-    runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"))
+    runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"), streams=HostStreams())
     key = BatchKey("resnet_mini", "pixels", prepared.height, prepared.width, "pooled")
     rows = []
     for size in SIZES:

@@ -141,8 +141,8 @@ class Queue(Scheduler):
         self._signal.notify()
         return left
 
-    def decide(self, now, *, flush=False):
-        decision = super().decide(now, flush=flush)
+    def decide(self, now, *, device=0, flush=False):
+        decision = super().decide(now, device=device, flush=flush)
         self._signal.notify()
         return decision
 
@@ -233,7 +233,8 @@ def launch(loop, *, wait=True, **settings):
     async def start():
         server = Server(Settings(**given), logger)
         server._batcher._scheduler = queue = Queue(server._batcher._scheduler)
-        server._device._make_engine = partial(GatedEngine, gate, *server._device._make_engine.args)
+        for device in server._devices:
+            device._make_engine = partial(GatedEngine, gate, *device._make_engine.args)
         await server.start()
         if wait:
             await server.ready()

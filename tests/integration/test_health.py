@@ -147,7 +147,7 @@ def test_a_device_thread_that_dies_takes_its_health_with_it(serve, watch, pictur
     with pytest.raises(grpc.RpcError) as error:
         served.extract(*pictures(1))
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert not served.server._device.alive
+    assert not served.server._devices[0].alive
     served.assert_empty()
 
 

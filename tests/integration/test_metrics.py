@@ -122,7 +122,7 @@ def test_probes_of_a_dead_device(serve, pictures):
     with pytest.raises(grpc.RpcError):
         served.extract(*pictures(1))
     served.journal.until("the device thread ended")
-    served.server._device.join(30)
+    served.server._devices[0].join(30)
     assert [probe(served, path) for path in ("/livez", "/readyz")] == [503, 503]
 
 

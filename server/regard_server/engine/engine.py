@@ -18,12 +18,14 @@ import numpy.typing as npt
 import torch
 
 from regard_models import ModelBundle
+from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
 from regard_server.engine.choice import DEFAULT_BOUNDS, Bounds, choose
 from regard_server.engine.mode import FOLDED, Mode, candidates
 from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.profile import Profile, profile_path
 from regard_server.engine.runner import Arrays, Runner
+from regard_server.engine.streams import Streams, streams_for
 from regard_server.engine.torch_runner import TorchRunner
 from regard_server.errors import NonFiniteOutputError, OutOfMemoryError, RegardError
 from regard_server.work import BatchKey, Work
@@ -64,12 +66,15 @@ class _Loaded:
     served: ServedModel
     runner: Runner
     device: torch.device
+    streams: Streams
 
     @cached_property
     def exact(self) -> Runner:
         if isinstance(self.runner, TorchRunner) and self.served.compute_dtype == "float32":
             return self.runner
-        return TorchRunner(self.bundle.model, self.bundle.preprocessing, FOLDED, self.device)
+        return TorchRunner(
+            self.bundle.model, self.bundle.preprocessing, FOLDED, self.device, streams=self.streams
+        )
 
     def runner_for(self, key: BatchKey, outputs: Sequence[str]) -> Runner:
         fits = key.form == "pixels" and self.runner.covers(key, outputs)
@@ -82,14 +87,24 @@ class Engine:
     Args:
         options: how networks are run.
         logger: where choices, and batches that are split for want of memory, are logged.
+        capacity: told of batches that memory did or did not hold.
     """
 
-    def __init__(self, options: EngineOptions, logger: logging.Logger) -> None:
+    def __init__(
+        self, options: EngineOptions, logger: logging.Logger, capacity: BatchCapacity | None = None
+    ) -> None:
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if options.device == "auto" else options.device)
         self._options = options
         self._logger = logger
+        self._capacity = capacity or BatchCapacity(options.max_batch)
+        self._streams = streams_for(self._device)
         self._loaded: dict[str, _Loaded] = {}
+
+    @property
+    def lanes(self) -> int:
+        """How many threads may call `run` at a time, to copy one batch while another computes."""
+        return self._streams.lanes
 
     def load(self, bundle: ModelBundle) -> ServedModel:
         """Put a network on the device, in the mode that suits it, and return its description.
@@ -114,7 +129,9 @@ class Engine:
             engine=f"{mode.engine}{invariant}",
             device=str(self._device),
         )
-        self._loaded[bundle.name] = _Loaded(bundle, served, self._build(bundle, mode), self._device)
+        self._loaded[bundle.name] = _Loaded(
+            bundle, served, self._build(bundle, mode), self._device, self._streams
+        )
         return served
 
     def profile(self, bundle: ModelBundle, *, measure: bool = False) -> Profile:
@@ -180,12 +197,16 @@ class Engine:
         if self._options.invariant and len(batch) > 1:
             return [row for work in batch for row in self.run(key, [work])]
         try:
-            return self._run(key, batch)
+            rows = self._run(key, batch)
         except torch.OutOfMemoryError as error:
+            self._capacity.exhausted(key, len(batch))
             if len(batch) == 1:
                 return [
                     OutOfMemoryError(f"the image does not fit into the memory of {self._device}: {error}")
                 ]
+        else:
+            self._capacity.fitted(key, len(batch))
+            return rows
         half = len(batch) // 2
         self._logger.warning("out of memory at a batch of %d; running %d and the rest", len(batch), half)
         return [*self.run(key, batch[:half]), *self.run(key, batch[half:])]
@@ -207,7 +228,14 @@ class Engine:
                 logger=self._logger,
             )
         sizes = _warm_sizes(self._options.max_batch)
-        return TorchRunner(bundle.model, bundle.preprocessing, mode, self._device, sizes)
+        return TorchRunner(
+            bundle.model,
+            bundle.preprocessing,
+            mode,
+            self._device,
+            streams=self._streams,
+            sizes=sizes,
+        )
 
 
 def _warm_sizes(max_batch: int) -> list[int]:

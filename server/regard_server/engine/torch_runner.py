@@ -3,10 +3,9 @@
 uint8 (B, H, W, 3) ─→ device ─→ (x - mean) / std, in float32 ─→ dtype ─→ network ─→ float32 ─→ host
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from regard_models import Preprocessing
 from regard_models.folding import fold
 from regard_server.engine.mode import Mode
 from regard_server.engine.runner import Arrays
+from regard_server.engine.streams import Streams
 from regard_server.work import BatchKey
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,6 +56,7 @@ class TorchRunner:
         preprocessing: how its images are made ready.
         mode: an engine of torch's, and a dtype.
         device: where to.
+        streams: how pictures get there and features back.
         sizes: batch sizes that a compiled network is padded to.
     """
 
@@ -65,16 +66,22 @@ class TorchRunner:
         preprocessing: Preprocessing,
         mode: Mode,
         device: torch.device,
+        *,
+        streams: Streams,
         sizes: Sequence[int] = (),
     ) -> None:
         if mode.engine != "eager":
             network = fold(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._dtype = DTYPES[mode.dtype]
-        self._device = device
+        self._streams = streams
         self._module = (
             Normalised(network.to(device, self._dtype), preprocessing, self._dtype).to(device).eval()
         )
-        self._compiled = torch.compile(self._module, dynamic=False) if mode.engine == "compiled" else None
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        if mode.engine == "compiled":
+            # "reduce-overhead" records a CUDA graph for every batch size; the CPU has none.
+            effort = "reduce-overhead" if device.type == "cuda" else None
+            self._compiled = torch.compile(self._module, dynamic=False, mode=effort)
         self._sizes = sorted(sizes)
 
     @property
@@ -89,21 +96,21 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:
         """Return any outputs of a batch."""
-        batch = torch.from_numpy(pictures).to(self._device)
+        batch = self._streams.upload(pictures)
+        with self._streams.computing():
+            arrays = self._streams.download(self._compute(key, batch, outputs))
+        return arrays()
+
+    def _compute(self, key: BatchKey, batch: Tensor, outputs: Sequence[str]) -> Mapping[str, Tensor]:
         if self._compiled is not None and key.form == "pixels" and tuple(outputs) == ("embedding",):
-            return {"embedding": _to_host(self._compiled(_pad(batch, self._sizes))[: len(batch)])}
+            return {"embedding": self._compiled(_pad(batch, self._sizes))[: len(batch)]}
         ready = self._module.normalise(batch) if key.form == "pixels" else batch.to(self._dtype)
-        found = self.network.extract(ready, outputs)
-        return {name: _to_host(values) for name, values in found.items()}
+        found: Mapping[str, Tensor] = self.network.extract(ready, outputs)
+        return found
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values).view(1, 3, 1, 1) * 255  # in the units of bytes
-
-
-def _to_host(values: Tensor) -> npt.NDArray[np.float32]:
-    host: npt.NDArray[np.float32] = values.float().cpu().numpy()
-    return host
 
 
 def _pad(batch: Tensor, sizes: Sequence[int]) -> Tensor:
