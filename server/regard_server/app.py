@@ -27,8 +27,7 @@ from regard_server.cores import usable_cores
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
-from regard_server.engine import Engine, EngineOptions
-from regard_server.engine.choice import Bounds
+from regard_server.engine import Bounds, Engine, EngineOptions
 from regard_server.errors import UnavailableError
 from regard_server.frontend.public import PublicFrontEnd
 from regard_server.frontend.routes import Handler, Routes

@@ -8,15 +8,17 @@ the list, so that noise does not decide between equals.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from regard_models import ModelBundle
 from regard_models.samples import sample_photographs
-from regard_server.engine.mode import EAGER, Mode
-from regard_server.engine.profile import Measurement, Profile
+from regard_server.engine.mode import EAGER, Mode, candidates
+from regard_server.engine.options import Bounds, EngineOptions
+from regard_server.engine.profile import Measurement, Profile, profile_path
 from regard_server.engine.runner import Runner
 from regard_server.images import ImageLimits, decode
 from regard_server.work import BatchKey
@@ -28,15 +30,48 @@ _LARGEST = 8
 _LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How close embeddings must be to float32: cosines over the sample photographs."""
+def find_profile(
+    bundle: ModelBundle,
+    device: torch.device,
+    options: EngineOptions,
+    build: Callable[[Mode], Runner],
+    logger: logging.Logger,
+    *,
+    measure: bool = False,
+) -> Profile:
+    """Return the mode of a network: the only one there is, the one of the saved profile, or a measured one.
 
-    mean: float
-    worst: float
+    Args:
+        bundle: the network.
+        device: where it runs.
+        options: what was asked for; a measured profile is kept in their cache.
+        build: makes a mode's runner.
+        logger: where a profile that cannot be kept is told of.
+        measure: whether to measure even where a profile was saved, or there is no choice.
 
-
-DEFAULT_BOUNDS = Bounds(0.999, 0.995)
+    Raises:
+        ValueError: no mode fits the options on this machine.
+    """
+    modes = candidates(device.type, engine=options.engine, dtype=options.dtype)
+    if not modes:
+        raise ValueError(
+            f"engine {options.engine!r} in {options.dtype} cannot run on {device} here; "
+            "is the package that it needs installed?"
+        )
+    if len(modes) == 1 and not measure:
+        return Profile(modes[0], ())
+    path: Path | None = None
+    if options.cache:
+        path = profile_path(options.cache, bundle, device=str(device), threads=options.threads)
+    if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
+        return saved
+    found = choose(bundle, modes, build, max_batch=options.max_batch, bounds=options.bounds, logger=logger)
+    if path:
+        try:
+            found.save(path)
+        except OSError as error:
+            logger.warning("the profile cannot be kept: %s", error)
+    return found
 
 
 def choose(

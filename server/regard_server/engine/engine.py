@@ -11,51 +11,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from regard_models import ModelBundle
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
-from regard_server.engine.choice import DEFAULT_BOUNDS, Bounds, choose
-from regard_server.engine.mode import FOLDED, Mode, candidates
+from regard_server.engine.choice import find_profile
+from regard_server.engine.invariance import check_invariance
+from regard_server.engine.mode import FOLDED, Mode
 from regard_server.engine.openvino_runner import OpenVinoRunner
-from regard_server.engine.profile import Profile, profile_path
-from regard_server.engine.runner import Arrays, Runner
+from regard_server.engine.options import EngineOptions
+from regard_server.engine.profile import Profile
+from regard_server.engine.rows import Rows, split
+from regard_server.engine.runner import Runner
 from regard_server.engine.streams import Streams, streams_for
 from regard_server.engine.torch_runner import TorchRunner
-from regard_server.errors import NonFiniteOutputError, OutOfMemoryError, RegardError
+from regard_server.errors import OutOfMemoryError, RegardError
 from regard_server.work import BatchKey, Work
-
-Rows = dict[str, npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How networks are run.
-
-    Attributes:
-        device: a torch device, or "auto": CUDA where there is one.
-        threads: how many CPU threads a network may use.
-        max_batch: the largest batch that `run` will see.
-        engine: "auto", or the one to use.
-        dtype: "auto", or the one to use.
-        bounds: how close to float32 embeddings must stay where the choice is automatic.
-        invariant: whether an image's bits must not depend on its batchmates: each then runs alone.
-        cache: folder of profiles and traced graphs; None: nothing is kept.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-    max_batch: int = 32
-    engine: str = "eager"
-    dtype: str = "float32"
-    bounds: Bounds = DEFAULT_BOUNDS
-    invariant: bool = False
-    cache: Path | None = None
 
 
 @dataclass
@@ -135,43 +109,15 @@ class Engine:
         return served
 
     def profile(self, bundle: ModelBundle, *, measure: bool = False) -> Profile:
-        """Return the mode of a network: the only one there is, the one of the saved profile, or a measured one.
-
-        Args:
-            bundle: the network.
-            measure: whether to measure even where a profile was saved, or there is no choice.
-
-        Raises:
-            ValueError: no mode fits the options on this machine.
-        """
-        options = self._options
-        modes = candidates(self._device.type, engine=options.engine, dtype=options.dtype)
-        if not modes:
-            raise ValueError(
-                f"engine {options.engine!r} in {options.dtype} cannot run on {self._device} here; "
-                "is the package that it needs installed?"
-            )
-        if len(modes) == 1 and not measure:
-            return Profile(modes[0], ())
-        path: Path | None = None
-        if options.cache:
-            path = profile_path(options.cache, bundle, device=str(self._device), threads=options.threads)
-        if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
-            return saved
-        found = choose(
+        """Return the mode of a network and what is known of the others; see `find_profile`, which raises ValueError."""
+        return find_profile(
             bundle,
-            modes,
+            self._device,
+            self._options,
             lambda mode: self._build(bundle, mode),
-            max_batch=options.max_batch,
-            bounds=options.bounds,
-            logger=self._logger,
+            self._logger,
+            measure=measure,
         )
-        if path:
-            try:
-                found.save(path)
-            except OSError as error:
-                self._logger.warning("the profile cannot be kept: %s", error)
-        return found
 
     def warm_up(self) -> list[tuple[BatchKey, int, float]]:
         """Run every network at a few batch sizes; return (kind of batch, size, seconds) of the second run of each."""
@@ -187,6 +133,8 @@ class Engine:
                     self.run(key, [blank] * size)
                     seconds = time.perf_counter() - began
                 costs.append((key, size, seconds))
+            if self._options.invariant:
+                check_invariance(self.run, key, self._options.max_batch)
         return costs
 
     def run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows | RegardError]:
@@ -215,7 +163,7 @@ class Engine:
         pictures = np.stack([work.picture for work in batch])
         wanted = list(dict.fromkeys(name for work in batch for name in work.outputs))
         runner = self._loaded[key.model].runner_for(key, wanted)
-        return _split(runner.run(key, pictures, wanted), batch)
+        return split(runner.run(key, pictures, wanted), batch)
 
     def _build(self, bundle: ModelBundle, mode: Mode) -> Runner:
         if mode.engine == "openvino":
@@ -241,23 +189,3 @@ class Engine:
 def _warm_sizes(max_batch: int) -> list[int]:
     """Return 1, 2, 4, … up to the largest batch, and that one."""
     return sorted({min(2**power, max_batch) for power in range(max_batch.bit_length() + 1)})
-
-
-def _split(outputs: Arrays, batch: Sequence[Work]) -> list[Rows | RegardError]:
-    """Give every image its rows of the outputs it asked for; NaN and infinity are an error, never a vector."""
-    finite = {name: _are_finite(values) for name, values in outputs.items()}
-    rows: list[Rows | RegardError] = []
-    for index, work in enumerate(batch):
-        broken = [name for name in work.outputs if not finite[name][index]]
-        if broken:
-            names = ", ".join(broken)
-            rows.append(NonFiniteOutputError(f"the network gave NaN or infinity in {names} for this image"))
-        else:
-            rows.append({name: outputs[name][index] for name in work.outputs})
-    return rows
-
-
-def _are_finite(values: npt.NDArray[np.float32]) -> list[bool]:
-    """Tell for every image whether all its values are finite."""
-    finite: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1)
-    return [bool(row.all()) for row in finite]

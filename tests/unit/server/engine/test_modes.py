@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from regard_models import load_bundle
-from regard_server.engine import Engine, EngineOptions, Mode
-from regard_server.engine.choice import Bounds, choose
+from regard_server.engine import Bounds, Engine, EngineOptions, Mode
+from regard_server.engine.choice import choose
+from regard_server.engine.invariance import InvarianceError
 from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
 from regard_server.engine.profile import Measurement, Profile, profile_path
 from regard_server.work import BatchKey, Work
@@ -142,7 +143,7 @@ def test_a_saved_profile_decides_without_measuring(bundle, tmp_path, monkeypatch
     engine = Engine(EngineOptions(threads=1, engine="auto", dtype="auto", cache=tmp_path), LOGGER)
     path = profile_path(tmp_path, bundle, device="cpu", threads=1)
     Profile(FOLDED, (Measurement(FOLDED, 1.0, 1.0, 1.0, 1.0),)).save(path)
-    monkeypatch.setattr("regard_server.engine.engine.choose", None)  # not to be called
+    monkeypatch.setattr("regard_server.engine.choice.choose", None)  # not to be called
     assert engine.profile(bundle).chosen == FOLDED
 
 
@@ -197,6 +198,27 @@ def test_invariant_vectors_do_not_depend_on_batchmates(bundle, mode):
     alone = np.stack([vectors(engine, [each])[0] for each in batch])
     assert np.array_equal(together, alone)
     assert np.array_equal(reversed_, alone)
+
+
+def test_invariance_that_does_not_hold_is_found_at_start(bundle, monkeypatch):
+    """The self-test refuses to serve a promise that the network breaks."""
+    engine, _ = make(bundle, invariant=True)
+    plain = engine._run
+    calls = iter(range(1000))
+
+    def drifting(key, batch):
+        rows = plain(key, batch)
+        return [{"embedding": row["embedding"] + np.float32(next(calls))} for row in rows]
+
+    monkeypatch.setattr(engine, "_run", drifting)
+    with pytest.raises(InvarianceError, match="does not give the same bits"):
+        engine.warm_up()
+
+
+def test_invariance_that_holds_lets_the_server_start(bundle):
+    """The self-test passes where every image runs alone."""
+    engine, _ = make(bundle, invariant=True)
+    assert engine.warm_up()
 
 
 def test_compiled_modes_are_only_taken_when_asked_for():
