@@ -5,6 +5,7 @@
 /readyz    200 while requests are taken, 503 before warm-up, while draining and after a failure
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -13,14 +14,24 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+# How long somebody who is connected may be silent.
+SILENCE_S = 10.0
+
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of those who hang up or say nothing themselves."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class _QuietHandler(WSGIRequestHandler):
+    timeout = SILENCE_S  # else whoever connects and says nothing keeps a thread for ever
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name for it
         """Say nothing: a scrape every few seconds is not news."""
 

@@ -1,5 +1,6 @@
 """The operator's port."""
 
+import socket
 import urllib.error
 import urllib.request
 
@@ -76,3 +77,14 @@ def test_closing_frees_the_port(port):
     again = ObservationPort(address, CollectorRegistry(), live=bool, ready=bool)
     assert again.start() == address
     again.close()
+
+
+def test_who_connects_and_says_nothing_is_let_go(port, monkeypatch, capfd):
+    """A silent connection ends after a while, and is no error."""
+    monkeypatch.setattr("regard_server.observe._QuietHandler.timeout", 0.05)
+    host, _, number = port.start().rpartition(":")
+    with socket.create_connection((host, int(number)), timeout=10) as silent:
+        silent.sendall(b"GET /metr")
+        assert silent.recv(1) == b""
+    port.close()
+    assert capfd.readouterr().err == ""
