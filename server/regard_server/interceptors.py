@@ -57,28 +57,30 @@ class CallInterceptor:
         async def guarded(request: Any, context: Context) -> Any:
             began = time.perf_counter()
             request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()))
-            named = ((METADATA_KEY, request_id),)
-            context.set_trailing_metadata(named)
-            code = grpc.StatusCode.OK
+            named: Metadata = ((METADATA_KEY, request_id),)
+            context.set_trailing_metadata(tuple(named))
+            code, details, trailers = grpc.StatusCode.OK, "", named
             try:
                 return await behaviour(request, context)
             except RegardError as error:
-                code = error.code
-                await context.abort(code, error.message, named + to_trailers(error, request_id))
+                code, details = error.code, error.message
+                trailers = (*named, *to_trailers(error, request_id))
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED  # the caller left, or his deadline passed
                 raise
             except Exception:
                 code = grpc.StatusCode.INTERNAL
+                details = f"internal error; the server's log says why (request {request_id})"
                 self._logger.exception("a bug in %s", method)
-                await context.abort(
-                    code, f"internal error; the server's log says why (request {request_id})", named
-                )
             finally:
                 elapsed = time.perf_counter() - began
                 self._metrics.requests.labels(method, code.name).inc()
                 self._metrics.request_seconds.labels(method).observe(elapsed)
                 level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
                 self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed * 1000)
+            # gRPC keeps what `abort` raises, and with it this frame and whatever it was raised in the course of:
+            # megabytes of a request would stay until the cyclic garbage collector came by.
+            del request
+            return await context.abort(code, details, tuple(trailers))
 
         return guarded

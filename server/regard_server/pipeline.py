@@ -164,12 +164,16 @@ class Pipeline:
     async def _extract_all(self, request: Request, keys: Sequence[BatchKey]) -> list[Result]:
         if len(keys) == 1:  # no task for the commonest case
             return [await self._extract_one(request, request.pictures[0], keys[0])]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._extract_one(request, picture, key))
-                for picture, key in zip(request.pictures, keys, strict=True)
-            ]
-        return [task.result() for task in tasks]
+        tasks = [
+            asyncio.create_task(self._extract_one(request, picture, key))
+            for picture, key in zip(request.pictures, keys, strict=True)
+        ]
+        try:
+            # Not a TaskGroup: a cancelled one holds its frames, and so the pictures, in a reference cycle.
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()  # those beside a bug; the others are done
 
     async def _extract_one(self, request: Request, picture: Picture, key: BatchKey) -> Result:
         started = self._clock()

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import grpc
 from grpc.aio import ServicerContext
 
 from regard_proto.v1 import features_pb2 as pb
@@ -77,7 +78,8 @@ class FeatureServicer(FeatureServiceServicer):
         async def answer(request: pb.ExtractRequest) -> None:
             response = await self._answer(request, in_flight, context)
             async with writing:
-                await context.write(response)
+                with suppress(grpc.aio.InternalError):  # the caller left; gRPC is about to cancel this call
+                    await context.write(response)
             window.release()
 
         async def read(group: asyncio.TaskGroup) -> None:

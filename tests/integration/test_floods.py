@@ -1,0 +1,160 @@
+"""Callers who want too much, leave too early, or never listen: everybody else is served, and nothing is left behind."""
+
+import contextlib
+import gc
+import socket
+import threading
+
+import grpc
+import psutil
+import pytest
+
+from regard_proto.v1 import features_pb2 as pb
+
+MIB = 1 << 20
+
+
+def rss():
+    return psutil.Process().memory_info().rss
+
+
+def test_a_flood_is_shed_and_those_inside_are_served(serve, pictures, reason):
+    """Beyond the limit everybody is refused at once, with a time to come back, and the rest is answered."""
+    served = serve(max_in_flight_images=8, max_batch=4)
+    served.gate.hold()
+    inside = [served.begin(*pictures(1))]
+    served.gate.until(1)
+    inside += [served.begin(*pictures(1)) for _ in range(7)]
+    served.queue.until(7)
+    flood = [served.begin(*pictures(1)) for _ in range(200)]
+    for future in flood:
+        error = future.exception()
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert reason(error) == "OVERLOADED"
+        assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    served.gate.open()
+    assert all(len(future.result().results) == 1 for future in inside)
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="shed") == 200
+    served.assert_empty()
+
+
+def test_a_request_beyond_the_byte_budget_is_shed(serve, reason):
+    """Bytes are counted as well as images."""
+    served = serve(max_in_flight_bytes=MIB)
+    served.gate.hold()
+    image = pb.Image(raw=pb.RawImage(height=500, width=500, data=bytes(750_000)))
+    inside = served.begin(image)
+    served.gate.until(1)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(image)
+    assert reason(error.value) == "OVERLOADED"
+    assert "the limit is 1048576 at once" in error.value.details()
+    served.gate.open()
+    assert inside.result().results
+
+
+def test_thousands_of_cancelled_calls_leave_nothing_behind(serve, pictures):
+    """Callers who leave at any moment cost no memory, no place in the queue and nobody else's answer."""
+    served = serve()
+    images = pictures(4)
+
+    def leave(count):
+        futures = [served.begin(*images) for _ in range(count)]
+        for future in futures:
+            future.cancel()
+
+    leave(500)
+    before = rss()
+    for _ in range(4):
+        leave(500)
+        assert served.extract(*images).results
+    assert rss() - before < 100 * MIB
+    served.await_(served.server.drain(30.0))
+    served.assert_empty()
+    assert served.journal.count("a bug in") == 0
+
+
+@pytest.fixture
+def uncollected():
+    """Return the requests that are alive although nobody holds them, the cyclic garbage collector being off."""
+    gc.collect()
+    known = {id(each) for each in gc.get_objects() if type(each) is pb.ExtractRequest}
+    gc.disable()
+    yield lambda: [
+        each for each in gc.get_objects() if type(each) is pb.ExtractRequest and id(each) not in known
+    ]
+    gc.enable()
+
+
+@pytest.mark.parametrize("fault", ["cancelled", "late", "refused"])
+def test_the_memory_of_a_failed_request_is_free_at_once(serve, pictures, uncollected, fault):
+    """A request that failed is in no reference cycle: its megabytes do not wait for the garbage collector."""
+    served = serve()
+    images = pictures(2)
+    served.gate.hold()
+    if fault == "cancelled":
+        future = served.begin(*images)
+        served.gate.until(1)
+        future.cancel()
+        served.journal.until("Extract CANCELLED")
+    elif fault == "late":
+        assert served.begin(*images, timeout=0.1).exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        served.journal.until("Extract ")
+    else:
+        assert served.begin(*images, outputs=["none"]).exception().code() is grpc.StatusCode.INVALID_ARGUMENT
+    served.gate.open()
+    future = None
+    assert served.check() == "SERVING"  # a round trip: the handler before it is over
+    assert uncollected() == []
+
+
+def test_a_stream_that_never_listens_disturbs_nobody(serve, pictures):
+    """A caller who sends and sends and reads nothing is held by flow control; others are served meanwhile."""
+    served = serve(stream_window=4)
+    images = pictures(32)
+    stop = threading.Event()
+
+    def requests():
+        for number in range(10_000):
+            if stop.is_set():
+                return
+            yield pb.ExtractRequest(request_id=str(number), images=images, outputs=["layer1", "layer2"])
+
+    before = rss()
+    responses = served.features.StreamExtract(requests())
+    for _ in range(100):
+        assert served.extract(*images[:2]).results
+    assert rss() - before < 300 * MIB
+    stop.set()
+    responses.cancel()
+    served.journal.until("StreamExtract CANCELLED")
+    served.assert_empty()
+    assert served.journal.count("a bug in") == 0
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01" + bytes(300)]
+)
+def test_connections_that_say_nothing_of_use_disturb_nobody(shared, pictures, words):
+    """A hundred connections that never finish a sentence leave the server serving."""
+    host, _, port = shared.server.address.rpartition(":")
+    with contextlib.ExitStack() as stack, shared.connect() as channel:
+        for _ in range(100):
+            connection = stack.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(words)
+        shared.channel, kept = channel, shared.channel
+        try:
+            assert shared.extract(*pictures(1)).results
+        finally:
+            shared.channel = kept
+
+
+def test_many_threads_at_once_get_their_own_vectors(serve, pictures, vectors):
+    """Under concurrent load nobody gets another's answer."""
+    served = serve(max_batch=16)
+    images = pictures(40)
+    expected = vectors(served.extract(*images))
+    futures = [(number, served.begin(images[number])) for number in range(40) for _ in range(5)]
+    for number, future in futures:
+        assert abs(vectors(future.result())[0] - expected[number]).max() < 1e-5
+    served.assert_empty()
