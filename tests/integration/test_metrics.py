@@ -1,5 +1,6 @@
 """What Prometheus sees of a real server."""
 
+import socket
 import urllib.error
 import urllib.request
 
@@ -131,3 +132,11 @@ def test_a_server_without_a_metrics_port(serve, pictures):
     served = serve(metrics_address="")
     assert served.server.metrics_address == ""
     assert served.extract(*pictures(1)).results
+
+
+def test_a_metrics_port_in_use_is_an_oserror_that_names_it(serve):
+    """Whoever starts a server hears which of its ports is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"cannot listen on {address}"):
+            serve(metrics_address=address)
