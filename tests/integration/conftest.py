@@ -215,7 +215,7 @@ def launch(loop, *, wait=True, **settings):
     """Start a server on free ports."""
     given = {
         "address": "127.0.0.1:0",
-        "metrics_address": "127.0.0.1:0",
+        "metrics_address": "",
         "models": ("resnet_tiny",),
         "device": "cpu",
         "engine": "eager",
@@ -256,7 +256,7 @@ def land(served):
 @pytest.fixture(scope="session")
 def shared(loop):
     """A server that nobody disturbs."""
-    served = launch(loop)
+    served = launch(loop, metrics_address="127.0.0.1:0")
     yield served
     land(served)
 

@@ -38,7 +38,7 @@ def probe(served, path):
 
 def test_every_answer_is_counted(serve, scrape, pictures):
     """Requests by code, items by outcome, sizes, bytes and durations are what was sent."""
-    served = serve()
+    served = serve(metrics_address="127.0.0.1:0")
     served.extract(*pictures(3), pb.Image(encoded=b"text"))
     with pytest.raises(grpc.RpcError):
         served.extract(model="none")
@@ -93,7 +93,7 @@ def test_what_callers_send_makes_no_new_series(shared, scrape, pictures):
 
 def test_gauges_show_what_is_inside(serve, scrape, pictures):
     """While the device is busy a scrape shows who is inside and who waits."""
-    served = serve()
+    served = serve(metrics_address="127.0.0.1:0")
     served.gate.hold()
     futures = [served.begin(*pictures(1))]
     served.gate.until(1)
@@ -114,7 +114,7 @@ def test_probes_of_a_warm_server(shared):
 
 def test_probes_of_a_dead_device(serve, pictures):
     """Neither live nor ready once the device thread has ended."""
-    served = serve()
+    served = serve(metrics_address="127.0.0.1:0")
 
     def die(_key, _batch):
         raise SystemExit
@@ -129,7 +129,7 @@ def test_probes_of_a_dead_device(serve, pictures):
 
 def test_a_server_without_a_metrics_port(serve, pictures):
     """An empty address switches it off."""
-    served = serve(metrics_address="")
+    served = serve()
     assert served.server.metrics_address == ""
     assert served.extract(*pictures(1)).results
 

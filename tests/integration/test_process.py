@@ -20,16 +20,9 @@ from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 
 PATIENCE_S = 60.0
 REGARD = str(Path(sys.executable).with_name("regard"))
-LOCAL = (
-    "--address",
-    "127.0.0.1:0",
-    "--metrics-address",
-    "127.0.0.1:0",
-    "--threads",
-    "1",
-    "--log-level",
-    "debug",
-)
+LOCAL = ("--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
+# The engine that needs no measuring and writes no profile.
+PLAIN = ("--engine", "eager", "--dtype", "float32", "--threads", "1", "--log-level", "debug")
 
 
 class Process:
@@ -38,7 +31,7 @@ class Process:
     def __init__(self, *options):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REGARD_")}
         self._process = subprocess.Popen(
-            [REGARD, "serve", *LOCAL, *options],
+            [REGARD, "serve", *LOCAL, *PLAIN, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -154,14 +147,12 @@ def test_sigterm_under_load_answers_everybody_and_exits_with_0(start):
 
 def test_a_second_signal_ends_it_at_once(start):
     """Whoever presses Ctrl-C twice does not wait for calls in flight."""
-    process = start(
-        "--models", "resnet_mini", "--max-message-bytes", str(256 << 20), "--drain-timeout-s", "1000"
-    )
+    process = start("--models", "resnet18", "--drain-timeout-s", "1000")
     _, address, metrics = process.ready()
     with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
-        request = pb.ExtractRequest(images=[image(224)] * 256)
+        request = pb.ExtractRequest(images=[image(224)] * 64)
         calls = [FeatureServiceStub(channel).Extract.future(request) for _ in range(4)]
-        while "regard_in_flight_images 1024.0" not in scrape(metrics):
+        while "regard_in_flight_images 256.0" not in scrape(metrics):
             assert not any(call.done() for call in calls)
         process.send(signal.SIGINT)
         process.logged("draining")
@@ -188,7 +179,7 @@ def test_a_port_in_use_is_one_clear_line():
     """Another server on the port is said so, without a traceback, with status 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        status, out, err = run("--models", "resnet_tiny", "--address", address, *LOCAL[2:])
+        status, out, err = run("--models", "resnet_tiny", "--address", address, *LOCAL[2:], *PLAIN)
     assert (status, out) == (1, "")
     assert f"cannot listen on {address}" in err
     assert "Traceback" not in err
@@ -223,7 +214,7 @@ def test_weights_that_are_none_are_one_clear_line(tmp_path):
     """A file that is no model is an operator's mistake: its name and the reason, no traceback, status 1."""
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"not weights")
-    status, out, err = run(*LOCAL, "--models", str(path))
+    status, out, err = run(*LOCAL, *PLAIN, "--models", str(path))
     assert (status, out) == (1, "")
     assert str(path) in err
     assert "Traceback" not in err
