@@ -29,7 +29,7 @@ from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
 from regard_server.engine import Bounds, Engine, EngineOptions
 from regard_server.errors import UnavailableError
-from regard_server.frontend.public import PublicFrontEnd
+from regard_server.frontend.choose import FrontEnd, make_front_end
 from regard_server.frontend.routes import Handler, Routes
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
@@ -106,7 +106,7 @@ class Server:
             size=lambda: self._admission.bytes,
             ready=lambda: self.health.ready,
         )
-        self._front_end = PublicFrontEnd(self._make_routes(), self._options())
+        self._front_end: FrontEnd | None = None
         self.address = ""
         self.metrics_address = ""
 
@@ -165,8 +165,11 @@ class Server:
         """Bind both ports and begin to load; `address` and `metrics_address` are known afterwards.
 
         Raises:
-            OSError: an address cannot be bound.
+            OSError: an address cannot be bound, or the front end that was asked for cannot serve.
         """
+        self._front_end = await make_front_end(
+            self._settings.frontend, self._make_routes(), self._options(), self._logger
+        )
         wanted = self._settings.address
         port = self._front_end.listen(wanted)
         self.address = wanted if wanted.startswith("unix:") else f"{wanted.rpartition(':')[0]}:{port}"
@@ -198,7 +201,8 @@ class Server:
         Returns whether the device thread has ended: it cannot be interrupted, and may be loading or busy still.
         """
         self.health.drain()
-        await self._front_end.stop(timeout_s)
+        if self._front_end:
+            await self._front_end.stop(timeout_s)
         self._batcher.close()
         # What is loading is of use to nobody now, what is running only to those who were cut off.
         patience_s = _LAST_BATCH_S if self._ready.done() else 0.0

@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     max_concurrent_streams: Annotated[int, Field(ge=1)] = Field(
         1024, description="Calls on one connection at a time."
     )
+    frontend: Literal["auto", "public", "direct"] = Field(
+        "public",
+        description="How gRPC is served: public (grpc.aio), direct (its core's completion queue, at a fraction of "
+        "the cost; a private interface of grpcio), or auto: direct where this grpcio is known to bear it.",
+    )
     drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="After SIGTERM: how long calls in flight may take, in seconds."
     )

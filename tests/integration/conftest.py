@@ -253,21 +253,27 @@ def land(served):
     served.await_(served.server.drain(0.0))
 
 
+@pytest.fixture(scope="session", params=["public", "direct"])
+def frontend(request):
+    """Every test that needs a server runs once through each front end."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def shared(loop):
+def shared(loop, frontend):
     """A server that nobody disturbs."""
-    served = launch(loop, metrics_address="127.0.0.1:0")
+    served = launch(loop, metrics_address="127.0.0.1:0", frontend=frontend)
     yield served
     land(served)
 
 
 @pytest.fixture
-def serve(loop):
+def serve(loop, frontend):
     """Start servers with settings of the test's own; they are stopped at its end."""
     running = []
 
     def serve(**settings):
-        running.append(launch(loop, **settings))
+        running.append(launch(loop, **{"frontend": frontend, **settings}))
         return running[-1]
 
     yield serve

@@ -1,0 +1,102 @@
+"""One call, from its arrival to its status: a task of the event loop with the servicer's function in it.
+
+begin(message) ─→ task: parse ─→ behave ─→ serialize ─→ finish
+leave()  ────────────────↯ cancelled          └─→ a bug: logged, UNKNOWN without details
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc.aio import AbortError
+
+from regard_server.frontend.direct.context import Context, Post
+from regard_server.frontend.direct.core import CoreCall
+from regard_server.frontend.direct.method import Method
+
+
+class Call(Context):
+    """A context that runs its servicer's function. Used from the event loop.
+
+    Args:
+        core: the call in gRPC's core.
+        method: what is called.
+        post: brings the core's events to the event loop.
+        loop: the event loop.
+        logger: where bugs are logged.
+    """
+
+    def __init__(
+        self,
+        core: CoreCall,
+        method: Method,
+        *,
+        post: Post,
+        loop: asyncio.AbstractEventLoop,
+        logger: logging.Logger,
+    ) -> None:
+        super().__init__(core, method, post, loop)
+        self._logger = logger
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self, serialized: bytes | None, on_over: Callable[["Call"], None]) -> bool:
+        """Run the servicer's function in a task; return False where the caller has left already.
+
+        Args:
+            serialized: the request; None where the method takes a stream of them, or where none came.
+            on_over: called when the function has ended.
+        """
+        if self._left:
+            return False
+        self.task = self._loop.create_task(self._run(serialized))
+        self.task.add_done_callback(lambda _: self._end(on_over))
+        return True
+
+    def leave(self, _: object = None) -> None:
+        """The caller has left: end the servicer's function, if it still runs."""
+        self._left = True
+        if self.task and not self._finished:
+            self.task.cancel()
+
+    async def _run(self, serialized: bytes | None) -> None:
+        try:
+            self.finish(await self._behave(serialized))
+        except AbortError:
+            pass  # the status is on its way
+        except asyncio.CancelledError:
+            # Where it was not the caller who left, he is to be told. It goes no further: a task that ends cancelled
+            # holds its frames, and so the request, until the cyclic garbage collector comes by.
+            self._fail(grpc.StatusCode.CANCELLED, "the server cancelled the call")
+        except Exception:
+            self._logger.exception("a bug in %s", self._method.name)
+            self._fail(grpc.StatusCode.UNKNOWN, "internal error; the server's log says why")
+
+    async def _behave(self, serialized: bytes | None) -> bytes | None:
+        method = self._method
+        if method.streams_requests:
+            request: Any = self.requests()
+        elif serialized is None:
+            self._fail(grpc.StatusCode.INTERNAL, "the call ended without a request")
+            return None
+        else:
+            request = method.parse(serialized)
+        if method.replies == "returns":
+            return method.serialize(await method.behaviour(request, self))
+        if method.replies == "writes":
+            await method.behaviour(request, self)
+        else:
+            async for response in method.behaviour(request, self):
+                await self.write(response)
+        return None
+
+    def _fail(self, code: grpc.StatusCode, details: str) -> None:
+        self._code, self._details = code, details
+        self.finish(None)
+
+    def _end(self, on_over: Callable[["Call"], None]) -> None:
+        self.task = None  # it and this call would keep each other
+        on_over(self)
+        for callback in self._callbacks:
+            callback(self)
