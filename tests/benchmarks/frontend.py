@@ -1,0 +1,102 @@
+"""What serving costs: the front ends beside a plain grpc.aio echo, with a model that costs nothing.
+
+One 32×32 uint8 image a call. Servers and callers are processes of their own, on the same cores; rounds are
+interleaved and medians shown, because a shared machine drifts: compare within a run, never between runs.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import report
+
+HERE = Path(__file__).parent
+# What is measured: (arguments of the server, whether this library's client calls instead of plain stubs).
+KINDS = {
+    "grpc.aio echo": (("public", "--echo"), False),
+    "direct echo": (("direct", "--echo"), False),
+    "regard public": (("public",), False),
+    "regard direct": (("direct",), False),
+    "direct, our client": (("direct",), True),
+}
+PLAIN = "grpc.aio echo"
+
+
+@contextmanager
+def server(kind: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Start a null server; yield its address and process."""
+    command = [sys.executable, str(HERE / "null_server.py"), *KINDS[kind][0]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip(), psutil.Process(process.pid)
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def measure(kind: str, callers: int, seconds: float, target: str, process: psutil.Process) -> dict:
+    """Load a server once; return the callers' figures and the server's CPU time a call."""
+    options = [f"--target={target}", f"--callers={callers}", f"--seconds={seconds}"]
+    options += ["--coalesce"] if KINDS[kind][1] else []
+    command = [sys.executable, str(HERE / "unary_load.py"), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+        load.stdout.readline()
+        before = process.cpu_times()
+        figures = json.loads(load.stdout.readline())
+        after = process.cpu_times()
+    spent = (after.user + after.system) - (before.user + before.system)
+    return figures | {"server_cpu_ms": spent / figures["calls"] * 1000}
+
+
+def row(kind: str, callers: int, rounds: list[dict], plain: list[dict]) -> dict:
+    """Return one line of the table: medians, and the server's CPU time in that of a plain grpc.aio echo."""
+    found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    of_plain = statistics.median(
+        each["server_cpu_ms"] / base["server_cpu_ms"] for each, base in zip(rounds, plain, strict=True)
+    )
+    return {
+        "server": kind,
+        "callers": callers,
+        "calls/s": found["calls_per_s"],
+        "p50 ms": found["p50_ms"],
+        "p99 ms": found["p99_ms"],
+        "server CPU ms": found["server_cpu_ms"],
+        "client CPU ms": found["client_cpu_ms"],
+        "of plain": of_plain,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of every measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    figures: dict[tuple[str, int], list[dict]] = {}
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(server(kind)) for kind in KINDS}
+        for number in range(1, arguments.rounds + 1):
+            print(f"round {number} of {arguments.rounds}", file=sys.stderr)
+            for callers in arguments.callers:
+                for kind, (target, process) in servers.items():
+                    found = measure(kind, callers, arguments.seconds, target, process)
+                    figures.setdefault((kind, callers), []).append(found)
+    rows = [
+        row(*at, rounds, figures[PLAIN, at[1]])
+        for at, rounds in sorted(figures.items(), key=lambda i: i[0][1])
+    ]
+    report.print_table(rows)
+    settings = {"seconds": arguments.seconds, "rounds": arguments.rounds}
+    print("written to", report.save("frontend", rows, **settings))
+
+
+if __name__ == "__main__":
+    main()

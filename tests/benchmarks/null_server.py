@@ -1,0 +1,77 @@
+"""A server whose model costs nothing, so that only serving is measured; or an echo.
+
+Prints its address when it is ready, and serves until its standard input ends.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+import grpc
+import numpy as np
+
+from regard_proto.v1 import features_pb2 as pb
+from regard_server.app import Server
+from regard_server.batcher import Batcher
+from regard_server.frontend.choose import make_front_end
+from regard_server.frontend.routes import Routes
+from regard_server.settings import Settings
+
+LOGGER = logging.getLogger("null")
+METHOD = "regard.v1.FeatureService", "Extract"
+
+
+def without_model() -> None:
+    """Have every batch answered with the same vectors, without looking at its images."""
+    serve = Batcher.serve
+    rows = {"embedding": np.zeros(64, np.float32)}
+    Batcher.serve = lambda self, _, *rest: serve(self, lambda _, batch: [rows] * len(batch), *rest)
+
+
+async def serve_echo(frontend: str) -> None:
+    """Serve what gRPC's own layers cost: bytes in, the same bytes out."""
+
+    async def echo(request, _context):
+        return request
+
+    service, method = METHOD
+    routes = Routes(lambda _, handler: handler)
+    routes.add_registered_method_handlers(service, {method: grpc.unary_unary_rpc_method_handler(echo)})
+    server = await make_front_end(frontend, routes, (), LOGGER)
+    port = server.listen("127.0.0.1:0")
+    await server.start()
+    await until_told(f"127.0.0.1:{port}")
+    await server.stop(0.0)
+
+
+async def serve_regard(frontend: str, **settings) -> None:
+    """Serve the real thing, all but the model."""
+    given = {"address": "127.0.0.1:0", "metrics_address": "", "models": "resnet_tiny", "threads": 1}
+    server = Server(Settings(**given, frontend=frontend, **settings), LOGGER)
+    await server.start()
+    await server.ready()
+    await until_told(server.address)
+    await server.drain(0.0)
+
+
+async def until_told(address: str) -> None:
+    print(address, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("frontend", choices=["public", "direct"])
+    parser.add_argument("--echo", action="store_true", help="instead of regard")
+    parser.add_argument("--model", action="store_true", help="run resnet_tiny instead of nothing")
+    arguments = parser.parse_args()
+    if not arguments.model:
+        without_model()
+    serve = serve_echo if arguments.echo else serve_regard
+    asyncio.run(serve(arguments.frontend))
+
+
+if __name__ == "__main__":
+    assert pb.DESCRIPTOR.services_by_name["FeatureService"].full_name == METHOD[0]
+    main()
