@@ -111,7 +111,7 @@ def fit_raw(
         )
     _check_size(width, height, limits)
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, _CHANNELS)
-    if (height, width) == (preprocessing.height, preprocessing.width) == (preprocessing.resize,) * 2:
+    if fits(height, width, preprocessing):
         return pixels
     return _fit(Image.fromarray(pixels), preprocessing)
 
@@ -120,6 +120,11 @@ def _seems(form: str, start: bytes) -> bool:
     """Tell whether a file that cannot be opened begins like one of this format."""
     accept = Image.OPEN[form][1]
     return bool(accept and accept(start))
+
+
+def fits(height: int, width: int, preprocessing: Preprocessing) -> bool:
+    """Return whether pixels of this size are the network's input as they are."""
+    return (height, width) == (preprocessing.height, preprocessing.width) == (preprocessing.resize,) * 2
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
