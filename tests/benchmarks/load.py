@@ -12,12 +12,20 @@ import statistics
 import time
 from collections import Counter
 
+import grpc
+from callers import WAYS, Call, Late, Refused
 from cases import CASES
 
-from regard_client import AsyncClient
+from regard_client import RegardError
+
+TIMEOUT_S = 60.0
+# After a failure, so that one that comes at once is not a loop without end.
+PAUSE_S = 0.01
+# Percentiles of fewer answers mean nothing.
+FEWEST = 2
 
 
-async def call_for(client: AsyncClient, image, callers: int, seconds: float) -> dict:
+async def call_for(call: Call, callers: int, seconds: float) -> dict:
     """Drive `callers` closed loops until the time is over."""
     latencies_ms: list[float] = []
     sizes: Counter[int] = Counter()
@@ -26,16 +34,20 @@ async def call_for(client: AsyncClient, image, callers: int, seconds: float) -> 
 
     async def caller() -> None:
         while (began := time.perf_counter()) < stop_at:
-            result = await client.result(image)
-            latencies_ms.append((time.perf_counter() - began) * 1000)
-            sizes[result.timings.batch_size] += 1
-            if result.error:
-                errors[type(result.error).__name__] += 1
+            try:
+                sizes[await call(TIMEOUT_S)] += 1
+            except (Refused, Late, RuntimeError, OSError, RegardError, grpc.RpcError) as error:
+                errors[type(error).__name__] += 1
+                await asyncio.sleep(PAUSE_S)
+            else:
+                latencies_ms.append((time.perf_counter() - began) * 1000)
 
     began, cpu_began = time.perf_counter(), time.process_time()
     await asyncio.gather(*(caller() for _ in range(callers)))
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     images = len(latencies_ms)
+    if images < FEWEST:
+        raise RuntimeError(f"only {images} answers in {elapsed:.1f} s; errors: {dict(errors)}")
     p50, p95, p99 = (statistics.quantiles(latencies_ms, n=100)[at] for at in (49, 94, 98))
     return {
         "images": images,
@@ -55,14 +67,12 @@ async def main() -> None:
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--callers", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--coalesce", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--way", choices=WAYS, default="client", help="see callers.py")
     arguments = parser.parse_args()
-    image = CASES[arguments.case].image()
-    async with AsyncClient(arguments.target, coalesce=arguments.coalesce, timeout_s=60) as client:
-        await client.wait_until_ready()
-        await call_for(client, image, arguments.callers, min(1.0, arguments.seconds / 2))
+    async with WAYS[arguments.way](arguments.target, CASES[arguments.case].image()) as call:
+        await call_for(call, arguments.callers, min(1.0, arguments.seconds / 2))
         print(flush=True)
-        print(json.dumps(await call_for(client, image, arguments.callers, arguments.seconds)))
+        print(json.dumps(await call_for(call, arguments.callers, arguments.seconds)))
 
 
 if __name__ == "__main__":

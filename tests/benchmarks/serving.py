@@ -7,38 +7,17 @@ over that of the loop at its best batch size, in this run.
 
 import argparse
 import json
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import report
 from cases import CASES
+from processes import Running, regard
 
 HERE = Path(__file__).parent
-REGARD = str(Path(sys.executable).with_name("regard"))
-READY = "regard is ready on "
-
-
-@contextmanager
-def server(model: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve one model; yield the address and the process."""
-    options = ["--address", "127.0.0.1:0", "--metrics-address", "", "--log-level", "warning"]
-    command = [REGARD, "serve", *options, "--models", f"model={model}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        line = process.stdout.readline()
-        if not line.startswith(READY):
-            sys.exit(f"the server did not start: {line}")
-        try:
-            yield line.removeprefix(READY).strip(), psutil.Process(process.pid)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
 
 
 def loop(case: str, model: Path, seconds: float) -> list[dict]:
@@ -49,18 +28,18 @@ def loop(case: str, model: Path, seconds: float) -> list[dict]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def measure(case: str, callers: int, seconds: float, target: str, process: psutil.Process) -> dict:
-    """Load the server once; return the load generator's figures and the server's CPU time an image."""
-    options = [f"--target={target}", f"--case={case}", f"--callers={callers}", f"--seconds={seconds}"]
+def measure(server: Running, case: str, callers: int, seconds: float, way: str = "client") -> dict:
+    """Load a server once; return the load generator's figures and the server's CPU time an image."""
+    options = [f"--target={server.target}", f"--case={case}", f"--callers={callers}", f"--seconds={seconds}"]
+    options.append(f"--way={way}")
     with subprocess.Popen(
         [sys.executable, str(HERE / "load.py"), *options], stdout=subprocess.PIPE, text=True
     ) as load:
         load.stdout.readline()  # it is warm
-        before = process.cpu_times()
+        before_s = server.cpu_s()
         figures = json.loads(load.stdout.readline())
-        after = process.cpu_times()
-    spent = (after.user + after.system) - (before.user + before.system)
-    return figures | {"server_cpu_ms": spent / figures["images"] * 1000}
+        spent_s = server.cpu_s() - before_s
+    return figures | {"server_cpu_ms": spent_s / figures["images"] * 1000}
 
 
 def median(rounds: list[dict]) -> dict:
@@ -78,9 +57,9 @@ def benchmark(case: str, callers: list[int], seconds: float, rounds: int) -> lis
             print(f"{case}: round {number} of {rounds}", file=sys.stderr)
             for figures in loop(case, model, seconds / 2):
                 loops.setdefault(int(figures["size"]), []).append(figures)
-            with server(model) as (target, process):
+            with regard(f"model={model}") as server:
                 for count in callers:
-                    served[count].append(measure(case, count, seconds, target, process))
+                    served[count].append(measure(server, case, count, seconds))
     best = max((median(each) for each in loops.values()), key=lambda each: each["images_per_s"])
     rows = [
         {
@@ -115,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=["tiny", "small", "mini"])
+    parser.add_argument("--cases", nargs="+", choices=[*CASES][1:], default=["tiny", "small", "mini"])
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=4.0, help="of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
