@@ -55,7 +55,7 @@ def test_a_request_beyond_the_byte_budget_is_shed(serve, reason):
 
 def test_thousands_of_cancelled_calls_leave_nothing_behind(serve, pictures):
     """Callers who leave at any moment cost no memory, no place in the queue and nobody else's answer."""
-    served = serve()
+    served = serve(max_in_flight_images=100_000)
     images = pictures(4)
 
     def leave(count):
