@@ -85,14 +85,19 @@ def choose(
 ) -> Profile:
     """Measure every mode, in batches of one and of at most eight, and choose one.
 
-    Eager float32 is chosen where no other is close enough.
+    Eager float32 is chosen where no other is close enough. A mode that cannot run this network is told of and
+    passed over.
     """
     trial = _Trial(bundle, min(_LARGEST, max_batch))
     reference = trial.embed(build(EAGER))
     measured = []
     for mode in modes:
-        measured.append(trial.measure(mode, build(mode), reference))
-        logger.debug("%s", measured[-1])
+        try:
+            measured.append(trial.measure(mode, build(mode), reference))
+        except Exception as error:  # noqa: BLE001 - an engine that cannot run this network is no candidate, whatever it says
+            logger.warning("%s cannot be run by %s: %s", bundle.name, mode, error)
+        else:
+            logger.debug("%s", measured[-1])
     chosen: Measurement | None = None
     for each in measured:
         close = each.cosine_mean >= bounds.mean and each.cosine_worst >= bounds.worst

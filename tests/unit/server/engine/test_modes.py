@@ -132,6 +132,23 @@ def test_the_fastest_mode_that_is_close_enough_is_chosen(bundle, monkeypatch, ru
     assert [each.mode for each in found.measured] == list(runners)
 
 
+def test_a_mode_that_cannot_run_a_network_is_passed_over(bundle, monkeypatch, caplog):
+    """An engine that lacks an operation costs a line in the log, not the server."""
+    clock = Clock()
+    monkeypatch.setattr("regard_server.engine.choice.time", clock)
+
+    def build(mode):
+        if mode == FASTER:
+            raise RuntimeError("an operation is missing")
+        return Fixed(clock, 1.0 if mode == EAGER else 0.5)
+
+    found = choose(
+        bundle, [EAGER, FAST, FASTER], build, max_batch=8, bounds=Bounds(0.999, 0.995), logger=LOGGER
+    )
+    assert found.chosen == FAST
+    assert "cannot be run by openvino bfloat16: an operation is missing" in caplog.text
+
+
 def test_a_choice_without_modes_is_an_error(bundle):
     """Settings that nothing fits are not served with something else."""
     with pytest.raises(ValueError, match="cannot run on cpu"):
