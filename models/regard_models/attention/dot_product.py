@@ -130,5 +130,5 @@ def pairwise_maps(name: str, probabilities: Tensor | None, wanted: Collection[st
         return {}
     maps = {name: probabilities} if name in wanted else {}
     if f"{name}_received" in wanted:
-        maps[f"{name}_received"] = probabilities.mean((1, 2)).reshape(len(probabilities), -1, width)
+        maps[f"{name}_received"] = probabilities.mean((1, 2)).reshape(probabilities.shape[0], -1, width)
     return maps

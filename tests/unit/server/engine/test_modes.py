@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from regard_models import load_bundle
+from regard_models import create, load_bundle, save_bundle
 from regard_server.engine import Bounds, Engine, EngineOptions, Mode
 from regard_server.engine.choice import choose
 from regard_server.engine.invariance import InvarianceError
@@ -56,6 +56,23 @@ def test_a_mode_stays_close_to_the_reference(bundle, tmp_path, mode, size):
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     assert ((found * expected).sum(axis=1) / lengths).min() > 0.995
     assert (served.engine, served.compute_dtype) == (mode.engine, mode.dtype)
+
+
+@pytest.mark.parametrize("name", ["ea_mini", "mhsa_mini", "sk_mini", "da_mini", "epsa_mini", "botnet26t_256"])
+def test_every_mechanism_has_a_free_batch_axis(tmp_path, name):
+    """A graph that was traced at one batch size serves the others: no mechanism bakes it in."""
+    network = create(name, input_size=(64, 64)).eval()
+    save_bundle(tmp_path / "model.safetensors", network)
+    bundle = load_bundle(tmp_path / "model.safetensors")
+    engine, served = make(bundle, engine="openvino", dtype="float32")
+    key = BatchKey(served.name, "pixels", 64, 64, "pooled")
+    works = [
+        Work(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8), ("embedding",))
+        for number in range(5)
+    ]
+    together = np.stack([row["embedding"] for row in engine.run(key, works)])
+    alone = np.stack([engine.run(key, [work])[0]["embedding"] for work in works])
+    np.testing.assert_allclose(together, alone, atol=1e-3 * alone.std())
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
