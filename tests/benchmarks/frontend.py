@@ -1,4 +1,4 @@
-"""What serving costs: the front ends beside a plain grpc.aio echo, with a model that costs nothing.
+"""What serving costs: the front ends beside plain grpc.aio servers, with a model that costs nothing.
 
 One 32×32 uint8 image a call. Servers and callers are processes of their own, on the same cores; rounds are
 interleaved and medians shown, because a shared machine drifts: compare within a run, never between runs.
@@ -19,13 +19,14 @@ import report
 HERE = Path(__file__).parent
 # What is measured: (arguments of the server, whether this library's client calls instead of plain stubs).
 KINDS = {
-    "grpc.aio echo": (("public", "--echo"), False),
-    "direct echo": (("direct", "--echo"), False),
-    "regard public": (("public",), False),
-    "regard direct": (("direct",), False),
-    "direct, our client": (("direct",), True),
+    "echo, grpc.aio": (("public", "--serve=echo"), False),
+    "echo, direct": (("direct", "--serve=echo"), False),
+    "plain batcher, grpc.aio": (("public", "--serve=plain"), False),
+    "regard, grpc.aio": (("public",), False),
+    "regard, direct": (("direct",), False),
+    "regard, direct, our client": (("direct",), True),
 }
-PLAIN = "grpc.aio echo"
+PLAIN = "plain batcher, grpc.aio"
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def measure(kind: str, callers: int, seconds: float, target: str, process: psuti
 
 
 def row(kind: str, callers: int, rounds: list[dict], plain: list[dict]) -> dict:
-    """Return one line of the table: medians, and the server's CPU time in that of a plain grpc.aio echo."""
+    """Return one line of the table: medians, and the server's CPU time over that of the plain one."""
     found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     of_plain = statistics.median(
         each["server_cpu_ms"] / base["server_cpu_ms"] for each, base in zip(rounds, plain, strict=True)
