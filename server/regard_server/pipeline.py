@@ -217,8 +217,9 @@ class Pipeline:
         self._batcher.submit(entry)
         try:
             return await answer
-        finally:
+        except BaseException:
             self._batcher.discard(entry)  # whoever leaves early must not be computed for
+            raise
 
     def _count(self, request: Request, outcome: str) -> None:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
