@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         1024, description="Calls on one connection at a time."
     )
     frontend: Literal["auto", "public", "direct"] = Field(
-        "public",
+        "auto",
         description="How gRPC is served: public (grpc.aio), direct (its core's completion queue, at a fraction of "
         "the cost; a private interface of grpcio), or auto: direct where this grpcio is known to bear it.",
     )
