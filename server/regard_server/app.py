@@ -38,6 +38,7 @@ from regard_server.interceptors import CallInterceptor
 from regard_server.metrics import Metrics
 from regard_server.observe import ObservationPort
 from regard_server.pipeline import Pipeline, settle
+from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
@@ -64,6 +65,8 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        reuses = settings.deduplicate or settings.cache_bytes
+        self._reuse = Reuse(settings.cache_bytes) if reuses else None
         self._admission = Admission(
             max_images=settings.max_in_flight_images, max_bytes=settings.max_in_flight_bytes
         )
@@ -104,6 +107,7 @@ class Server:
             queue_depth=lambda: self._batcher.waiting,
             images=lambda: self._admission.images,
             size=lambda: self._admission.bytes,
+            cached=lambda: self._reuse.bytes if self._reuse else 0,
             ready=lambda: self.health.ready,
         )
         self._front_end: FrontEnd | None = None
@@ -130,6 +134,7 @@ class Server:
                 batcher=self._batcher,
                 metrics=self.metrics,
                 clock=self._loop.time,
+                reuse=self._reuse,
             ),
             catalog=self.catalog,
             limits=RequestLimits(

@@ -54,6 +54,12 @@ class Metrics:
         self.batch_size = Histogram(
             "regard_batch_size", "Images in a batch.", ["model"], buckets=SIZES, registry=self.registry
         )
+        self.reused = Counter(
+            "regard_reuse",
+            "Images where reuse is on, by where their answer came from: computed, shared, cache.",
+            ["model", "source"],
+            registry=self.registry,
+        )
         self.received_bytes = Counter(
             "regard_received_bytes", "Bytes of image data received.", registry=self.registry
         )
@@ -71,6 +77,7 @@ class Metrics:
         queue_depth: Callable[[], int],
         images: Callable[[], int],
         size: Callable[[], int],
+        cached: Callable[[], int],
         ready: Callable[[], bool],
     ) -> None:
         """Read gauges from their owners whenever somebody scrapes."""
@@ -78,6 +85,7 @@ class Metrics:
             ("regard_queue_depth", "Images that wait for the device.", queue_depth),
             ("regard_in_flight_images", "Images inside the server.", images),
             ("regard_in_flight_bytes", "Bytes of image data inside the server.", size),
+            ("regard_cache_bytes", "Bytes of remembered outputs.", cached),
             ("regard_ready", "1 while the server takes requests.", ready),
         ):
             Gauge(name, help_, registry=self.registry).set_function(read)

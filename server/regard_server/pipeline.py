@@ -25,6 +25,7 @@ from regard_server.errors import (
     UnavailableError,
 )
 from regard_server.metrics import Metrics
+from regard_server.reuse import Outputs, Reuse, content_key
 from regard_server.scheduler import Entry
 from regard_server.work import BatchKey, Work
 
@@ -49,6 +50,7 @@ class Picture:
         height: likewise.
         width: likewise.
         quick: whether `read` costs less than a hop to a thread; it is then called on the event loop.
+        content: everything that the answer depends on, besides model and outputs; what identical pictures share.
     """
 
     read: Callable[[], npt.NDArray[Any]]
@@ -57,6 +59,7 @@ class Picture:
     height: int
     width: int
     quick: bool = False
+    content: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Pipeline:
         batcher: where they wait for the device.
         metrics: what is counted on the way.
         clock: monotonic seconds; must be the running loop's own (`loop.time`).
+        reuse: answers of identical pictures; None: each is computed.
     """
 
     def __init__(
@@ -109,7 +113,9 @@ class Pipeline:
         batcher: Batcher,
         metrics: Metrics,
         clock: Callable[[], float],
+        reuse: Reuse | None = None,
     ) -> None:
+        self._reuse = reuse
         self._admission = admission
         self._decoders = decoders
         self._batcher = batcher
@@ -179,14 +185,22 @@ class Pipeline:
                 task.cancel()  # those beside a bug; the others are done
 
     async def _extract_one(self, request: Request, picture: Picture, key: BatchKey) -> Result:
+        try:
+            if self._reuse is not None and picture.content:
+                return await self._share(self._reuse, request, picture, key)
+            return await self._compute(request, picture, key)
+        except RegardError as error:  # this picture's alone
+            return Result(error, Timings(total_s=self._clock() - request.arrived))
+
+    async def _compute(self, request: Request, picture: Picture, key: BatchKey) -> Result:
         started = self._clock()
         try:
             pixels = await self._read(picture, key)
-            decoded = self._clock()
-            outcome = await self._run(request, pixels, key, decoded)
-        except RegardError as error:  # this picture's alone
+        except RegardError as error:
             now = self._clock()
             return Result(error, Timings(decode_s=now - started, total_s=now - request.arrived))
+        decoded = self._clock()
+        outcome = await self._run(request, pixels, key, decoded)
         self._metrics.decode_seconds.labels(request.model.name).observe(decoded - started)
         timings = Timings(
             decode_s=decoded - started,
@@ -196,6 +210,33 @@ class Pipeline:
             batch_size=outcome.batch_size,
         )
         return Result(outcome.value, timings)
+
+    async def _share(self, reuse: Reuse, request: Request, picture: Picture, key: BatchKey) -> Result:
+        """Compute a picture, or take the answer of its like; only the one who computes needs the room at the device."""
+        own: Result | None = None
+        led = False
+
+        async def compute() -> Outputs:
+            nonlocal own, led
+            led = True
+            own = await self._compute(request, picture, key)
+            if isinstance(own.outcome, RegardError):
+                raise own.outcome
+            return own.outcome
+
+        try:
+            outputs, source = await reuse.get(
+                content_key(picture.content, request.model.name, request.outputs), compute
+            )
+        except RegardError:
+            if own is not None:  # with its timings
+                return own
+            raise
+        finally:
+            if not led:
+                self._batcher.release(key, 1)
+        self._metrics.reused.labels(request.model.name, source).inc()
+        return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
 
     async def _read(self, picture: Picture, key: BatchKey) -> npt.NDArray[Any]:
         try:

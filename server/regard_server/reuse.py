@@ -1,12 +1,12 @@
 """Identical pictures cost one forward: those in flight share it, and a cache remembers the last ones.
 
-    key = hash(content) + fingerprint + outputs
+    key = hash(content) + model + outputs
     get(key, compute) ─→ in the cache?      its answer
                       ─→ being computed?    wait for that answer; if its caller leaves, compute in his place
                       ─→ else               compute, tell those who wait, remember
 
 Off unless asked for: where pictures are rarely the same, hashing them is a cost without a gain. Content-addressed,
-so a changed picture is another key; the fingerprint is in it, so a changed model is, too.
+so a changed picture is another key; a model never changes while a server runs.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ class ContentKey:
     """What makes two answers the same."""
 
     content: bytes
-    fingerprint: str
+    model: str
     outputs: tuple[str, ...]
 
 
-def content_key(parts: Sequence[bytes], fingerprint: str, outputs: tuple[str, ...]) -> ContentKey:
+def content_key(parts: Sequence[bytes], model: str, outputs: tuple[str, ...]) -> ContentKey:
     """Hash a picture's form and bytes."""
     digest = hashlib.blake2b(digest_size=20)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return ContentKey(digest.digest(), fingerprint, outputs)
+    return ContentKey(digest.digest(), model, outputs)
 
 
 class Reuse:

@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         description="The longest that an idle device may wait for company, in seconds; 0: never. It learns when "
         "waiting pays, and one caller alone never waits.",
     )
+    deduplicate: bool = Field(
+        default=False, description="Let identical images in flight share one forward; hashes every image."
+    )
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="Bytes of outputs to remember by the images' content; 0: none. Implies deduplicate."
+    )
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )

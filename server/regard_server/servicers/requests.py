@@ -102,7 +102,14 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
     match image.WhichOneof("source"):
         case "encoded":
             data = image.encoded
-            return Picture(lambda: decode(data, limits.image, prepared), len(data), "pixels", height, width)
+            return Picture(
+                lambda: decode(data, limits.image, prepared),
+                len(data),
+                "pixels",
+                height,
+                width,
+                content=(b"encoded", data),
+            )
         case "raw":
             raw = image.raw
             return Picture(
@@ -112,13 +119,15 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
                 height,
                 width,
                 quick=fits(raw.height, raw.width, prepared),
+                content=(b"raw", b"%d %d" % (raw.height, raw.width), raw.data),
             )
         case "tensor":
             tensor = image.tensor
             size = len(tensor.data)
             height, width = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
             read = partial(_read_tensor, tensor, model, limits)
-            return Picture(read, size, "tensor", height, width, quick=size <= _QUICK_BYTES)
+            content = (b"tensor", b"%d %d" % (height, width), tensor.data)
+            return Picture(read, size, "tensor", height, width, quick=size <= _QUICK_BYTES, content=content)
         case _:
             return Picture(_read_nothing, 0, "pixels", height, width, quick=True)
 
