@@ -22,7 +22,7 @@ from regard_client.channel import (
 )
 from regard_client.coalescing import Coalescing
 from regard_client.core import Core, Outputs, bulk_limits, coalescing, only
-from regard_client.images import ImageLike, Picture, read_image, reads_files
+from regard_client.images import ImageLike, read_image, reads_files
 from regard_client.query import AttentionReduction, Encoding, Priority, Query
 from regard_client.readiness import WATCH
 from regard_client.results import Result
@@ -104,7 +104,8 @@ class AsyncClient:
         """Return several outputs of one image, with timings and the model's fingerprint; see `Client.result`."""
         query = self._core.query(outputs, model)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return only(await self._shared.ask(query, await _read(image), limit_s))
+        picture = await asyncio.to_thread(read_image, image) if reads_files(image) else read_image(image)
+        return only(await self._shared.ask(query, picture, limit_s))
 
     async def extract_many(
         self,
@@ -227,7 +228,3 @@ class AsyncClient:
             if self._closed and task is not None and not task.cancelling():
                 raise self._core.closed() from None
             raise
-
-
-async def _read(image: ImageLike) -> Picture:
-    return await asyncio.to_thread(read_image, image) if reads_files(image) else read_image(image)

@@ -152,8 +152,12 @@ def _encoded(data: bytes, whence: str) -> Encoded:
     return Encoded(data)
 
 
+# numpy makes up a dtype's name each time that it is asked.
+_NAMES: Final = {np.dtype(name): name for name in ("uint8", "float32")}
+
+
 def _from_array(array: npt.NDArray[Any]) -> Pixels | ReadyTensor:
-    match array.dtype.name, array.shape:
+    match _NAMES.get(array.dtype) or array.dtype.name, array.shape:
         case "uint8", (height, width, 3) if height and width:
             return Pixels(height, width, array.tobytes())
         case "uint8", (height, width) | (height, width, 1) if height and width:

@@ -7,13 +7,14 @@ more is its call cancelled. `coalescing.py` decides who rides together; this car
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
 
 from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
 from regard_client.core import Answered, Core, Failed, Outcome, is_too_much
+from regard_client.deadlines import Deadlines
 from regard_client.images import Picture
 from regard_client.query import Query
 from regard_client.results import Result
@@ -24,11 +25,9 @@ Call: TypeAlias = Callable[[pb.ExtractRequest, float], Awaitable[pb.ExtractRespo
 
 @dataclass(eq=False, slots=True)
 class _Caller(Rider):
-    """A task that waits."""
+    """A task that waits; with None it is told that its time is over."""
 
-    outcome: asyncio.Future[Outcome] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    outcome: asyncio.Future[Outcome | None]
 
 
 class SharedCalls:
@@ -45,6 +44,7 @@ class SharedCalls:
         self._call = call
         self._coalescer: Coalescer[_Caller] = Coalescer(limits)
         self._away: dict[Ride[_Caller], asyncio.Task[None]] = {}
+        self._deadlines = Deadlines()
 
     async def ask(self, query: Query, picture: Picture, timeout_s: float) -> Result:
         """Return one image's result.
@@ -53,17 +53,20 @@ class SharedCalls:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
         now_s = time.monotonic()
-        caller = _Caller(query, picture, now_s + timeout_s)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome | None] = loop.create_future()
+        caller = _Caller(query, picture, now_s + timeout_s, answer)
         self._send_off(self._coalescer.board(caller, now_s))
+        self._deadlines.add(answer, timeout_s, loop)
         try:
-            async with asyncio.timeout(timeout_s):
-                outcome = await caller.outcome
-        except TimeoutError:
-            raise self._core.late(timeout_s) from None
+            outcome = await answer
         finally:
+            self._deadlines.remove(answer, timeout_s)
             deserted = self._coalescer.leave(caller)
             if deserted is not None:
                 self._away[deserted].cancel()
+        if outcome is None:
+            raise self._core.late(timeout_s)
         return self._core.result(query, outcome, timeout_s)
 
     def _send_off(self, ride: Ride[_Caller] | None) -> None:
