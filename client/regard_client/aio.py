@@ -176,6 +176,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the channel; calls in flight raise `ClientClosedError`. Closing twice does nothing."""
         self._closed = True
+        self._core.close()
         if "_channel" in self.__dict__:
             await self._channel.close()
 

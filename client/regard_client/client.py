@@ -237,6 +237,7 @@ class Client:
     def close(self) -> None:
         """Close the channel; calls in flight raise `ClientClosedError`. Closing twice does nothing."""
         self._closed.set()
+        self._core.close()
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -82,6 +82,7 @@ class Core:
     def __init__(
         self, target: str, query: Query, expected_fingerprint: str | None, priority: Priority | None
     ) -> None:
+        self._is_closed = False
         self._target = target
         self._pins: bool = expected_fingerprint == "pin"
         self._pinned: dict[str, str] = {}
@@ -162,7 +163,7 @@ class Core:
 
     def translate(self, cause: grpc.RpcError, request_id: str = "") -> RegardError:
         """Return the error that a failed call means."""
-        return error_of_call(cause, target=self._target, request_id=request_id)
+        return error_of_call(cause, target=self._target, request_id=request_id, closed=self._is_closed)
 
     def readiness(self, model: str | None, timeout_s: float) -> Readiness:
         """Return a wait for a model, or with an empty name for the service."""
@@ -171,6 +172,10 @@ class Core:
     def late(self, timeout_s: float) -> DeadlineExceededError:
         """Return the error of a caller whose own deadline passed, whatever its message is doing."""
         return DeadlineExceededError(f"{self._target}: no answer within {timeout_s:g} s")
+
+    def close(self) -> None:
+        """Take note that whatever is cancelled from now on is the client's own doing."""
+        self._is_closed = True
 
     def closed(self) -> ClientClosedError:
         """Return the error of a caller that comes too late for this client."""

@@ -43,8 +43,13 @@ _IMAGE_REASONS: Final = ("IMAGE_", "PIXELS_", "TENSOR_")
 _LARGER_THAN_MAX: Final = re.compile(r"(Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
 
 
-def error_of_call(cause: grpc.RpcError, *, target: str, request_id: str = "") -> RegardError:
-    """Return the error that a failed call means; raise it `from` the cause."""
+def error_of_call(
+    cause: grpc.RpcError, *, target: str, request_id: str = "", closed: bool = False
+) -> RegardError:
+    """Return the error that a failed call means; raise it `from` the cause.
+
+    `closed` tells whether the client itself was closed, which cancels its calls.
+    """
     code = cause.code()
     message = cause.details() or code.name
     # Pairs of key and value, whichever sort of channel they come from.
@@ -53,6 +58,10 @@ def error_of_call(cause: grpc.RpcError, *, target: str, request_id: str = "") ->
     too_large = _LARGER_THAN_MAX.search(message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
         return _too_large(message, too_large, request_id)
+    if code is grpc.StatusCode.CANCELLED and not closed:
+        code = (
+            grpc.StatusCode.UNAVAILABLE
+        )  # by the other side: a server that stops cuts off whom it cannot answer
     status = _status_in(metadata)
     if status is None:
         # Without details the status is gRPC's own or a proxy's: say who did not answer.

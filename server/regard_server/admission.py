@@ -1,9 +1,11 @@
 """Admit: how much may be inside the server at once, counted in images and in bytes.
 
 Everything behind this door is bounded by it: the decode pool's backlog, the queue, and the memory that
-both hold. What does not fit is refused at once, with the time after which to try again.
+both hold. What does not fit is refused at once, with the time after which to try again; a stream, whose sender
+is held back by flow control, waits instead.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +23,13 @@ class Admission:
         self._max_bytes = max_bytes
         self.images = 0
         self.bytes = 0
+        self._released = asyncio.Event()
+
+    async def room(self, *, images: int, size_bytes: int) -> None:
+        """Wait until `admit` would let a request in, if it is asked before anything else happens."""
+        while self._lacks_images(images) or self._lacks_bytes(size_bytes):
+            self._released.clear()
+            await self._released.wait()
 
     @contextmanager
     def admit(self, *, images: int, size_bytes: int) -> Iterator[None]:
@@ -31,13 +40,13 @@ class Admission:
         Raises:
             OverloadedError: there is no room now.
         """
-        if self.images and self.images + images > self._max_images:
+        if self._lacks_images(images):
             raise OverloadedError(
                 f"{self.images} images are being served and {images} more were sent; "
                 f"the limit is {self._max_images} at once. Try again, or add replicas",
                 retry_after_s=RETRY_AFTER_S,
             )
-        if self.bytes and self.bytes + size_bytes > self._max_bytes:
+        if self._lacks_bytes(size_bytes):
             raise OverloadedError(
                 f"{self.bytes} bytes are being served and {size_bytes} more were sent; "
                 f"the limit is {self._max_bytes} at once. Try again, or add replicas",
@@ -50,3 +59,10 @@ class Admission:
         finally:
             self.images -= images
             self.bytes -= size_bytes
+            self._released.set()
+
+    def _lacks_images(self, images: int) -> bool:
+        return self.images > 0 and self.images + images > self._max_images
+
+    def _lacks_bytes(self, size_bytes: int) -> bool:
+        return self.bytes > 0 and self.bytes + size_bytes > self._max_bytes

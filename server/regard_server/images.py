@@ -37,6 +37,8 @@ _CHANNELS: Final = 3
 # A scan can be a dozen bytes long and costs a pass over the whole picture: 1 MB of them over 49 megapixels keep a
 # decoder busy for five minutes. Encoders write about ten; libtiff draws the same line.
 _MAX_JPEG_SCANS: Final = 100
+# Pillow expands run-length encoded BMPs in Python: a kilobyte of them over 40 megapixels takes four seconds.
+_MAX_RLE_PIXELS: Final = 1_000_000
 _START_OF_SCAN: Final = b"\xff\xda"
 
 Pixels = npt.NDArray[np.uint8]
@@ -67,6 +69,7 @@ def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pi
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.width, picture.height, limits)
             _check_scans(data, picture)
+            _check_run_lengths(picture)
             pixels = read_jpeg(data, picture, preprocessing.resize) or picture
             return _fit(_to_rgb(_upright(pixels)), preprocessing)
     except UnidentifiedImageError as error:
@@ -139,6 +142,15 @@ def _check_scans(data: bytes, picture: Image.Image) -> None:
     if scans > _MAX_JPEG_SCANS:
         raise UndecodableImageError(
             f"the JPEG has {scans} scans; at most {_MAX_JPEG_SCANS} are read, and a progressive one needs about 10"
+        )
+
+
+def _check_run_lengths(picture: Image.Image) -> None:
+    encoded = any(tile[0] == "bmp_rle" for tile in getattr(picture, "tile", ()))
+    if encoded and picture.width * picture.height > _MAX_RLE_PIXELS:
+        raise UndecodableImageError(
+            f"the BMP is run-length encoded and has {picture.width}×{picture.height} pixels; at most "
+            f"{_MAX_RLE_PIXELS} are read of such a file"
         )
 
 

@@ -27,7 +27,7 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.requests = Counter(
             "regard_requests",
-            "Calls and stream messages answered.",
+            "Calls answered; a stream is one.",
             ["method", "code"],
             registry=self.registry,
         )

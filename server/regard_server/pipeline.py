@@ -64,7 +64,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to extract from which pictures, until when (on the pipeline's clock)."""
+    """What to extract from which pictures, until when (on the pipeline's clock).
+
+    A patient request waits for room where another is refused.
+    """
 
     model: ServedModel
     pictures: Sequence[Picture]
@@ -72,6 +75,7 @@ class Request:
     arrived: float
     deadline: float
     priority: int
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,9 @@ class Pipeline:
         try:
             if request.deadline <= self._clock():
                 raise DeadlineExpiredError("the deadline had passed when the request arrived")
+            if request.patient:
+                async with asyncio.timeout_at(request.deadline):
+                    await self._admission.room(images=len(request.pictures), size_bytes=size)
             with self._admission.admit(images=len(request.pictures), size_bytes=size):
                 keys = self._reserve(request)
                 async with asyncio.timeout_at(request.deadline):

@@ -235,3 +235,18 @@ def test_an_empty_stream_ends_well(shared, stream):
     sender.close()
     assert list(responses) == []
     assert responses.code() is grpc.StatusCode.OK
+
+
+def test_a_stream_waits_for_room_instead_of_being_refused(serve, stream, ask):
+    """More requests than the server has room for are answered one after another: flow control, not errors."""
+    served = serve(max_in_flight_images=2)
+    served.gate.hold()
+    sender, responses = stream(served)
+    for number in range(6):
+        sender.send(ask(str(number)))
+    served.gate.until(1)
+    served.gate.open()
+    answers = [next(responses) for _ in range(6)]
+    assert sorted(answer.request_id for answer in answers) == list("012345")
+    assert all(answer.results and not answer.HasField("error") for answer in answers)
+    served.assert_empty()

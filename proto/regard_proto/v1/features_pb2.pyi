@@ -800,7 +800,7 @@ class OutputInfo(_message.Message):
 
     @_builtins.property
     def axes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What every axis is: "channels", "height", "heads", "queries", "keys", "slots", "branches", …."""
+        """What every axis is: "channel", "height", "width", "head", "query", "key", "slot", "branch", …."""
 
     def __init__(
         self,

@@ -116,17 +116,24 @@ class FeatureServicer(FeatureServiceServicer):
             # The deadline that gRPC knows is the whole stream's.
             timeout_s = min(_remaining_s(context), self._default_timeout_s)
             with _claimed(message.request_id, in_flight):
-                return await self._extract(message, timeout_s)
+                return await self._extract(message, timeout_s, patient=True)
         except RegardError as error:
             return to_error_response(message, error)
         except Exception:
             self._logger.exception("a bug in StreamExtract")
             return to_error_response(message, InternalError("internal error; the server's log says why"))
 
-    async def _extract(self, message: pb.ExtractRequest, timeout_s: float) -> pb.ExtractResponse:
+    async def _extract(
+        self, message: pb.ExtractRequest, timeout_s: float, *, patient: bool = False
+    ) -> pb.ExtractResponse:
         arrived = self._clock()
         request, fingerprint = to_request(
-            message, self._catalog, self._limits, arrived=arrived, deadline=arrived + timeout_s
+            message,
+            self._catalog,
+            self._limits,
+            arrived=arrived,
+            deadline=arrived + timeout_s,
+            patient=patient,
         )
         results = await self._pipeline.extract(request)
         response = pb.ExtractResponse(

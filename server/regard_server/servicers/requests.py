@@ -50,7 +50,13 @@ class RequestLimits:
 
 
 def to_request(
-    message: pb.ExtractRequest, catalog: Catalog, limits: RequestLimits, *, arrived: float, deadline: float
+    message: pb.ExtractRequest,
+    catalog: Catalog,
+    limits: RequestLimits,
+    *,
+    arrived: float,
+    deadline: float,
+    patient: bool = False,
 ) -> tuple[Request, str]:
     """Return what the pipeline is asked, and the model's fingerprint. Images are looked at later, one by one.
 
@@ -82,6 +88,7 @@ def to_request(
         arrived=arrived,
         deadline=deadline,
         priority=_PRIORITIES[message.priority],
+        patient=patient,
     )
     return request, fingerprint
 

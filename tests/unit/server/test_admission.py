@@ -1,5 +1,7 @@
 """The door: what fits comes in, what does not is refused at once."""
 
+import asyncio
+
 import pytest
 
 from regard_server.admission import RETRY_AFTER_S, Admission
@@ -56,4 +58,20 @@ def test_a_request_larger_than_the_whole_budget_is_let_in_alone(admission):
         admission.admit(images=1, size_bytes=1),
     ):
         pytest.fail("it was let in")
+    assert (admission.images, admission.bytes) == (0, 0)
+
+
+async def test_the_patient_wait_for_room():
+    """A stream's request is let in when the one before it leaves, not refused."""
+    admission = Admission(max_images=2, max_bytes=100)
+    order = []
+
+    async def enter(name, images):
+        await admission.room(images=images, size_bytes=1)
+        with admission.admit(images=images, size_bytes=1):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(enter(name, 2) for name in "abc"))
+    assert sorted(order) == ["a", "b", "c"]
     assert (admission.images, admission.bytes) == (0, 0)

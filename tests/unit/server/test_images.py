@@ -410,3 +410,13 @@ DAMAGEABLE = {
     form: encode(smooth(30, 40), form, **({} if form in {"BMP", "GIF"} else {"exif": EXIF}))
     for form in FORMATS
 }
+
+
+def test_a_small_run_length_encoded_bmp_of_many_pixels_is_refused():
+    """Expanding one in Python would keep a thread busy for seconds for the price of a kilobyte."""
+    header = struct.pack("<2sIHHI", b"BM", 1078 + 64, 0, 0, 1078)
+    info = struct.pack("<IiiHHIIiiII", 40, 40_000_000, 1, 1, 8, 1, 64, 0, 0, 256, 0)
+    data = header + info + bytes(1024) + b"\x00\x00" * 31 + b"\x00\x01"
+    limits = ImageLimits(max_bytes=1 << 20, max_pixels=50_000_000)
+    with pytest.raises(UndecodableImageError, match="run-length encoded"):
+        decode(data, limits, AS_IS)
