@@ -187,8 +187,9 @@ def test_a_deadline_of_the_stream_holds_for_its_requests(serve, ask):
     served = serve()
     served.gate.hold()
     sender = Sender()
-    responses = served.features.StreamExtract(sender, timeout=0.3)
+    responses = served.features.StreamExtract(sender, timeout=2.0)
     sender.send(ask("late"))
+    served.gate.until(1)  # the server has it, so its deadline is the server's business
     with pytest.raises(grpc.RpcError) as error:
         list(responses)
     sender.close()
