@@ -221,7 +221,7 @@ def test_a_caller_who_leaves_cancels_the_work(served):
     future.cancel()
     served.hear("cancelled")
     with pytest.raises(grpc.RpcError) as error:
-        served.unary("Wait")(b"", timeout=0.1)
+        served.unary("Wait")(b"", timeout=1.0)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     served.hear("waiting")
     served.hear("cancelled")
