@@ -117,7 +117,7 @@ def watch(stack: Stack) -> None:
 
 
 def stop_worker(stack: Stack) -> None:
-    """Stop the worker while a stream is open, whose requests it has begun to answer."""
+    """Stop the worker while it has calls to answer, the first of which it has answered."""
     photograph = pb.Image(encoded=sample_photographs()[0].read_bytes())
     requests = [
         pb.ExtractRequest(images=[photograph] * IMAGES_PER_REQUEST, request_id=str(number))
@@ -128,10 +128,11 @@ def stop_worker(stack: Stack) -> None:
         ThreadPoolExecutor(1) as beside,
         grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel,
     ):
-        replies = FeatureServiceStub(channel).StreamExtract(iter(requests), timeout=CALL_TIMEOUT_S)
-        answered = [next(replies)]
+        extract = FeatureServiceStub(channel).Extract
+        calls = [extract.future(request, timeout=CALL_TIMEOUT_S) for request in requests]
+        calls[0].result()
         stopping = beside.submit(stack.compose, "stop", "worker", timeout_s=STOP_TIMEOUT_S)
-        answered.extend(replies)
+        answered = [call.result() for call in calls]
         stopping.result()
     features = [result for reply in answered for result in reply.results if result.HasField("features")]
     asked = STREAMED_REQUESTS * IMAGES_PER_REQUEST
