@@ -23,7 +23,8 @@ from regard_server.errors import (
     OverloadedError,
     UnavailableError,
 )
-from regard_server.scheduler import Batch, Entry, Scheduler
+from regard_server.scheduler import Batch, Scheduler
+from regard_server.waiting import Entry
 
 Clock = Callable[[], float]
 Run = Callable[[Any, Sequence[Any]], Sequence[Any]]

@@ -7,15 +7,12 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
-from regard_server.catalog import ServedModel
 from regard_server.decoding import DecodePool
 from regard_server.errors import (
     DeadlineExpiredError,
@@ -25,8 +22,9 @@ from regard_server.errors import (
     UnavailableError,
 )
 from regard_server.metrics import Metrics
+from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Outputs, Reuse, content_key
-from regard_server.scheduler import Entry
+from regard_server.waiting import Entry
 from regard_server.work import BatchKey, Work
 
 _MAPS = frozenset({"feature_map", "attention"})
@@ -36,65 +34,6 @@ _WHOLE_REQUEST: dict[type[RegardError], str] = {
     OverloadedError: "shed",
     UnavailableError: "failed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image on its way in.
-
-    Attributes:
-        read: makes it ready for the network, in a decoder thread: returns (H, W, 3) uint8 or (3, H, W) float32,
-            and raises `InvalidImageError`.
-        size_bytes: what it takes in memory until then.
-        form: what `read` will return, known beforehand so that its cost can be predicted.
-        height: likewise.
-        width: likewise.
-        quick: whether `read` costs less than a hop to a thread; it is then called on the event loop.
-        content: everything that the answer depends on, besides model and outputs; what identical pictures share.
-    """
-
-    read: Callable[[], npt.NDArray[Any]]
-    size_bytes: int
-    form: Literal["pixels", "tensor"]
-    height: int
-    width: int
-    quick: bool = False
-    content: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to extract from which pictures, until when (on the pipeline's clock).
-
-    A patient request waits for room where another is refused.
-    """
-
-    model: ServedModel
-    pictures: Sequence[Picture]
-    outputs: tuple[str, ...]
-    arrived: float
-    deadline: float
-    priority: int
-    patient: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where one picture's time went, in seconds. Steps that were not reached are zero."""
-
-    decode_s: float = 0.0
-    queue_s: float = 0.0
-    compute_s: float = 0.0
-    total_s: float = 0.0
-    batch_size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one picture: its outputs by name, or an error of its own."""
-
-    outcome: dict[str, npt.NDArray[np.float32]] | RegardError
-    timings: Timings
 
 
 class Pipeline:

@@ -17,18 +17,15 @@ a kind can ride together. A bucket is a heap: priority class first, then the ear
 - Every tenth batch goes to the least urgent class that waits, so that nobody starves however many are urgent.
 """
 
-import heapq
 import itertools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from regard_server.backlog import Backlog
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
+from regard_server.waiting import Entry, Queue
 
-# So many shells are not worth a clean-up.
-_FEW_SHELLS = 64
 # A batch that costs so many times more an item than a full one wastes the device. It is allowed for a deadline's sake
 # where enough others did not: each earns this much, and one costs 1.
 _WASTEFUL = 1.25
@@ -38,29 +35,6 @@ _MOST_PATIENCE = 2.0
 _MARGIN = 0.75
 # One batch in so many is the least urgent class's, where more than one class waits.
 FAIR_SHARE = 10
-
-
-@dataclass(eq=False, slots=True)
-class Entry:
-    """One image that waits.
-
-    Attributes:
-        key: which entries it may ride with.
-        payload: what is run; dropped when the entry leaves, so that its memory goes at once.
-        owner: whatever its submitter needs to find his way back; not looked at here.
-        deadline: when an answer is worth nothing any more.
-        priority: the class, 0 first.
-        arrived: when it was submitted.
-        waiting: whether it is in a scheduler.
-    """
-
-    key: Hashable
-    payload: Any
-    owner: Any
-    deadline: float
-    priority: int = 0
-    arrived: float = 0.0
-    waiting: bool = field(default=False, init=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +55,6 @@ class Wait:
     until: float
 
 
-class _Queue:
-    """Entries by priority class, then deadline, then number. Whoever left stays as a shell until it comes up."""
-
-    __slots__ = ("_heaps", "_shells", "since", "waiting")
-
-    def __init__(self) -> None:
-        self._heaps: dict[int, list[tuple[float, int, Entry]]] = {}
-        self._shells = 0
-        self.waiting = 0
-        self.since: float | None = None  # when a device was first free for it
-
-    def push(self, entry: Entry, number: int) -> None:
-        heapq.heappush(self._heaps.setdefault(entry.priority, []), (entry.deadline, number, entry))
-        self.waiting += 1
-
-    def left(self) -> None:
-        """Take note that one entry waits no longer; throw the shells away when they are the most."""
-        self.waiting -= 1
-        self._shells += 1
-        if self._shells > self.waiting + _FEW_SHELLS:
-            for heap in self._heaps.values():
-                heap[:] = [item for item in heap if item[-1].waiting]
-                heapq.heapify(heap)
-            self._shells = 0
-
-    def classes(self) -> list[int]:
-        """Return the priority classes that may have somebody, most urgent first."""
-        return sorted(self._heaps)
-
-    def head(self, priority: int) -> Entry | None:
-        """Return the first entry of a class."""
-        heap = self._heaps[priority]
-        while heap and not heap[0][-1].waiting:
-            heapq.heappop(heap)
-            self._shells -= 1
-        if heap:
-            return heap[0][-1]
-        del self._heaps[priority]
-        return None
-
-
 class Scheduler:
     """Who goes next, and who need not wait at all. Seconds on the caller's monotonic clock; not thread-safe.
 
@@ -139,8 +72,8 @@ class Scheduler:
         self._costs = costs
         self._hold = hold
         self._devices = devices
-        self._everybody = _Queue()
-        self._buckets: dict[Hashable, _Queue] = {}
+        self._everybody = Queue()
+        self._buckets: dict[Hashable, Queue] = {}
         self._reserved: dict[Hashable, int] = {}
         self._backlog = Backlog(max_batch, costs)  # who waits, and who was promised room
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
@@ -188,7 +121,7 @@ class Scheduler:
         entry.waiting = True
         number = next(self._numbers)
         self._everybody.push(entry, number)
-        self._buckets.setdefault(entry.key, _Queue()).push(entry, number)
+        self._buckets.setdefault(entry.key, Queue()).push(entry, number)
         self._backlog.change(entry.key, 1)
         self._hold.arrived(entry.key, now)
 
@@ -254,7 +187,7 @@ class Scheduler:
     def _in_turn(self, classes: list[int]) -> list[int]:
         return classes[::-1] if self._batches % FAIR_SHARE == FAIR_SHARE - 1 else classes
 
-    def _form(self, key: Hashable, bucket: _Queue, now: float, device: int) -> Batch:
+    def _form(self, key: Hashable, bucket: Queue, now: float, device: int) -> Batch:
         """Take the largest batch whose predicted finish meets the earliest deadline in it."""
         entries: list[Entry] = []
         late: list[Entry] = []
@@ -288,7 +221,7 @@ class Scheduler:
         """Return when everything that runs should have finished, if every device is busy."""
         return max([now, *self._running.values()]) if len(self._running) >= self._devices else now
 
-    def _full(self, key: Hashable, bucket: _Queue) -> int:
+    def _full(self, key: Hashable, bucket: Queue) -> int:
         return min(self._max_batch(key), bucket.waiting)
 
     def _fits(self, entry: Entry, now: float, full: int) -> int:

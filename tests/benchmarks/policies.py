@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
-from regard_server.scheduler import Batch, Entry, Scheduler, Wait
+from regard_server.scheduler import Batch, Scheduler, Wait
+from regard_server.waiting import Entry
 
 
 @dataclass(eq=False)

@@ -18,7 +18,8 @@ import report
 
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
-from regard_server.scheduler import Entry, Scheduler
+from regard_server.scheduler import Scheduler
+from regard_server.waiting import Entry
 
 MOST = 32
 BATCH_S = 0.001

@@ -10,7 +10,7 @@ from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ModelState, ServedModel
 from regard_server.errors import RegardError
-from regard_server.pipeline import Request, Result, Timings
+from regard_server.request import Request, Result, Timings
 from regard_server.servicers.requests import RequestLimits
 from regard_server.servicers.status import to_status
 

@@ -23,7 +23,7 @@ from regard_server.errors import (
     quote,
 )
 from regard_server.images import ImageLimits, decode, fit_raw, fits
-from regard_server.pipeline import Picture, Request
+from regard_server.request import Picture, Request
 
 MAX_REQUEST_ID_BYTES = 128
 _DEFAULT_OUTPUTS = ("embedding",)

@@ -10,7 +10,8 @@ from regard_server.batcher import Batcher
 from regard_server.cost import CostModel
 from regard_server.errors import ComputationError, DeadlineExpiredError, UnavailableError
 from regard_server.hold import Hold
-from regard_server.scheduler import Entry, Scheduler
+from regard_server.scheduler import Scheduler
+from regard_server.waiting import Entry
 
 PATIENCE_S = 10.0
 NEVER = float("inf")

@@ -9,7 +9,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
-from regard_server.scheduler import FAIR_SHARE, Batch, Entry, Scheduler
+from regard_server.scheduler import FAIR_SHARE, Batch, Scheduler
+from regard_server.waiting import Entry
 
 LIMIT = 3
 KEYS = ("small", "large")

@@ -15,7 +15,8 @@ from regard_server.cost import CostModel
 from regard_server.engine import Engine, EngineOptions
 from regard_server.engine.streams import HostStreams, streams_for
 from regard_server.hold import Hold
-from regard_server.scheduler import Entry, Scheduler
+from regard_server.scheduler import Scheduler
+from regard_server.waiting import Entry
 from regard_server.work import BatchKey, Work
 
 PATIENCE_S = 20.0

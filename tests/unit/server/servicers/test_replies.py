@@ -10,7 +10,7 @@ from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ServedModel
 from regard_server.errors import UndecodableImageError
-from regard_server.pipeline import Request, Result, Timings
+from regard_server.request import Request, Result, Timings
 from regard_server.servicers.replies import to_result
 
 VALUES = np.random.default_rng(0).standard_normal(37, np.float32)

@@ -1,0 +1,81 @@
+"""Those who wait, in order: priority class first, then the earliest deadline, then arrival.
+
+    push ─→ heap of class 0: (deadline, number, entry) …      head(0) ─→ the first who still waits
+    push ─→ heap of class 1: …                                head(1)
+    left ─→ the entry stays as an empty shell until it comes up, or until shells are the most
+
+Leaving is O(1) and joining O(log n), however many wait.
+"""
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+# So many shells are not worth a clean-up.
+_FEW_SHELLS = 64
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One image that waits.
+
+    Attributes:
+        key: which entries it may ride with.
+        payload: what is run; dropped when the entry leaves, so that its memory goes at once.
+        owner: whatever its submitter needs to find his way back; not looked at here.
+        deadline: when an answer is worth nothing any more.
+        priority: the class, 0 first.
+        arrived: when it was submitted.
+        waiting: whether it is in a scheduler.
+    """
+
+    key: Hashable
+    payload: Any
+    owner: Any
+    deadline: float
+    priority: int = 0
+    arrived: float = 0.0
+    waiting: bool = field(default=False, init=False)
+
+
+class Queue:
+    """Entries by priority class, then deadline, then number. Whoever left stays as a shell until it comes up."""
+
+    __slots__ = ("_heaps", "_shells", "since", "waiting")
+
+    def __init__(self) -> None:
+        self._heaps: dict[int, list[tuple[float, int, Entry]]] = {}
+        self._shells = 0
+        self.waiting = 0
+        self.since: float | None = None  # when a device was first free for it
+
+    def push(self, entry: Entry, number: int) -> None:
+        """Let an entry wait; numbers rise in the order of arrival."""
+        heapq.heappush(self._heaps.setdefault(entry.priority, []), (entry.deadline, number, entry))
+        self.waiting += 1
+
+    def left(self) -> None:
+        """Take note that one entry waits no longer; throw the shells away when they are the most."""
+        self.waiting -= 1
+        self._shells += 1
+        if self._shells > self.waiting + _FEW_SHELLS:
+            for heap in self._heaps.values():
+                heap[:] = [item for item in heap if item[-1].waiting]
+                heapq.heapify(heap)
+            self._shells = 0
+
+    def classes(self) -> list[int]:
+        """Return the priority classes that may have somebody, most urgent first."""
+        return sorted(self._heaps)
+
+    def head(self, priority: int) -> Entry | None:
+        """Return the first entry of a class."""
+        heap = self._heaps[priority]
+        while heap and not heap[0][-1].waiting:
+            heapq.heappop(heap)
+            self._shells -= 1
+        if heap:
+            return heap[0][-1]
+        del self._heaps[priority]
+        return None
