@@ -130,5 +130,6 @@ def pairwise_maps(name: str, probabilities: Tensor | None, wanted: Collection[st
         return {}
     maps = {name: probabilities} if name in wanted else {}
     if f"{name}_received" in wanted:
-        maps[f"{name}_received"] = probabilities.mean((1, 2)).reshape(probabilities.shape[0], -1, width)
+        received = probabilities.mean((1, 2))  # (B, N)
+        maps[f"{name}_received"] = received.reshape(received.shape[0], received.shape[1] // width, width)
     return maps

@@ -74,7 +74,7 @@ class SimplifiedAttention(nn.Module):
         return merged
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, M, tokens, D/M)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)  # (B, M, tokens, D/M)
 
 
 class PositionAttention(nn.Module):

@@ -102,4 +102,4 @@ class MultiHeadAttention(nn.Module):
         return merged, {} if probabilities is None else {"attention": probabilities}
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)  # (B, M, tokens, width)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)  # (B, M, tokens, width)

@@ -81,7 +81,9 @@ class SelectiveKernel(AttentionModule):
         descriptor = self.reduce(sum(each.mean((2, 3)) for each in features))
         if self.norm is not None:
             descriptor = functional.relu(self.norm(descriptor))
-        shares = self.select(descriptor).reshape(x.shape[0], len(features), -1).softmax(1)  # (B, M, C)
+        shares = (
+            self.select(descriptor).reshape(x.shape[0], len(features), features[0].shape[1]).softmax(1)
+        )  # (B, M, C)
         # One multiply-add a branch: stacking all branches took three to four times as long (CPU).
         gates = shares[..., None, None].unbind(1)
         out = features[0] * gates[0]

@@ -430,3 +430,36 @@ def test_even_kernels_grow_the_map_as_published():
     """All-even kernels make the map one larger, as in the published class."""
     module = from_original("SKAttention", {"channel": 8, "kernels": [2, 4]}).eval()
     assert module(torch.randn(1, 8, 5, 6)).shape == (1, 8, 6, 7)
+
+
+@torch.inference_mode()
+def test_no_images_give_no_results(module):
+    """A batch of nothing passes through every mechanism, its maps included."""
+    x = torch.empty(0, CHANNELS, 5, 7)
+    out, maps = module.attend(x, module.maps(5, 7))
+    assert len(out) == 0
+    assert {name: tuple(each.shape) for name, each in maps.items()} == {
+        name: (0, *info.shape) for name, info in module.maps(5, 7).items()
+    }
+
+
+def test_an_exported_mechanism_takes_any_batch(module):
+    """torch.export with a free batch axis does not pin the batch it saw, maps included."""
+    wrapped = torch.export.export(
+        Both(module),
+        (torch.randn(2, CHANNELS, 5, 7),),
+        dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
+    ).module()
+    x = torch.randn(3, CHANNELS, 5, 7)
+    torch.testing.assert_close(wrapped(x), Both(module)(x))
+
+
+class Both(torch.nn.Module):
+    """A mechanism that gives all its maps with its result."""
+
+    def __init__(self, mechanism):
+        super().__init__()
+        self.mechanism = mechanism
+
+    def forward(self, x):
+        return self.mechanism.attend(x, tuple(self.mechanism.maps(5, 7)))
