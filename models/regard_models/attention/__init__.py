@@ -14,12 +14,11 @@ from regard_models.attention.dual import (
     ChannelAttention,
     DualAttention,
     PositionAttention,
-    SimplifiedAttention,
 )
 from regard_models.attention.dual_paper import ResidualDualAttention
 from regard_models.attention.external import ExternalAttention
 from regard_models.attention.module import AttentionModule, MapInfo, Maps
-from regard_models.attention.multi_head import MultiHeadAttention
+from regard_models.attention.multi_head import MultiHeadAttention, SimplifiedAttention
 from regard_models.attention.original import from_original, load_original
 from regard_models.attention.pyramid import ChannelExcitation, PyramidAttention
 from regard_models.attention.relative import RelativeAttention

@@ -26,55 +26,10 @@ from torch.nn import functional
 from regard_models.attention.dot_product import Heads, attend, pairwise_info, pairwise_maps
 from regard_models.attention.module import AttentionModule, MapInfo, Maps
 from regard_models.attention.multi_head import MultiHeadAttention
-from regard_models.errors import InputShapeError, SpecError
+from regard_models.errors import InputShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-
-class SimplifiedAttention(nn.Module):
-    """Multi-head attention of the tokens themselves: only the result is projected.
-
-    Args:
-        channels: D, a multiple of `heads`.
-        heads: M.
-        dropout: of the probabilities, in train mode only.
-        hidden_row: what a fully hidden query gets from a head: 0, or NaN as in the published code.
-    """
-
-    def __init__(self, channels: int, heads: int, *, dropout: float = 0.1, hidden_row: float = 0.0) -> None:
-        super().__init__()
-        if channels % heads:
-            raise SpecError(f"{channels} channels in {heads} heads: expected a multiple")
-        self.heads, self.dropout, self.hidden_row = heads, dropout, hidden_row
-        self.out = nn.Linear(channels, channels)
-
-    def forward(
-        self,
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        attention_mask: Tensor | None = None,
-        attention_weights: Tensor | None = None,
-    ) -> Tensor:
-        """Map queries `(B, Q, D)`, keys and values `(B, K, D)` to `(B, Q, D)`.
-
-        The mask and the weights are those of `MultiHeadAttention.forward`.
-        """
-        split = Heads(*(self._split(each) for each in (queries, keys, values)))
-        out, _ = attend(
-            split,
-            scale=split.queries.shape[-1] ** -0.5,
-            hidden=attention_mask,
-            weights=attention_weights,
-            dropout=self.dropout if self.training else 0.0,
-            hidden_row=self.hidden_row,
-        )
-        merged: Tensor = self.out(out.transpose(1, 2).flatten(2))
-        return merged
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)  # (B, M, tokens, D/M)
 
 
 class PositionAttention(nn.Module):

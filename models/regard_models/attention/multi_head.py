@@ -6,7 +6,8 @@ values, a mask, and factors of the logits; no residual, no norm, no position cod
 `regard_models.attention.dot_product`; D channels of a token.
 
 For a feature map, tokens are `x.flatten(2).transpose(1, 2)`: `(B, C, H, W) -> (B, N, C)`. The form with a
-position code, which BoTNet puts into a trunk, is `regard_models.attention.relative`.
+position code, which BoTNet puts into a trunk, is `regard_models.attention.relative`. `SimplifiedAttention` is the
+class `SimplifiedScaledDotProductAttention`.
 
 Deviation: a query from which every key is hidden gets zero from that head (the published code: NaN in every
 channel), unless `hidden_row` is NaN.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from regard_models.attention.dot_product import Heads, attend
+from regard_models.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -51,9 +53,9 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.hidden_row = heads, dropout, hidden_row
         self.scale = key_width**-0.5
-        self.query = nn.Linear(channels, heads * key_width)
-        self.key = nn.Linear(channels, heads * key_width)
-        self.value = nn.Linear(channels, heads * value_width)
+        self.query: nn.Module = nn.Linear(channels, heads * key_width)
+        self.key: nn.Module = nn.Linear(channels, heads * key_width)
+        self.value: nn.Module = nn.Linear(channels, heads * value_width)
         self.out = nn.Linear(heads * value_width, channels)
 
     def forward(
@@ -102,4 +104,24 @@ class MultiHeadAttention(nn.Module):
         return merged, {} if probabilities is None else {"attention": probabilities}
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)  # (B, M, tokens, width)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(
+            1, 2
+        )  # (B, M, tokens, width)
+
+
+class SimplifiedAttention(MultiHeadAttention):
+    """Multi-head attention of the tokens themselves: only the result is projected.
+
+    Args:
+        channels: D, a multiple of `heads`.
+        heads: M.
+        dropout: of the probabilities, in train mode only.
+        hidden_row: what a fully hidden query gets from a head: 0, or NaN as in the published code.
+    """
+
+    def __init__(self, channels: int, heads: int, *, dropout: float = 0.1, hidden_row: float = 0.0) -> None:
+        if channels % heads:
+            raise SpecError(f"{channels} channels in {heads} heads: expected a multiple")
+        width = channels // heads
+        super().__init__(channels, width, width, heads, dropout=dropout, hidden_row=hidden_row)
+        self.query, self.key, self.value = nn.Identity(), nn.Identity(), nn.Identity()

@@ -21,10 +21,9 @@ from regard_models.attention.dual import (
     ChannelAttention,
     DualAttention,
     PositionAttention,
-    SimplifiedAttention,
 )
 from regard_models.attention.external import ExternalAttention
-from regard_models.attention.multi_head import MultiHeadAttention
+from regard_models.attention.multi_head import MultiHeadAttention, SimplifiedAttention
 from regard_models.attention.pyramid import ChannelExcitation, PyramidAttention
 from regard_models.attention.selective_kernel import SelectiveKernel
 from regard_models.convolution import Branch

@@ -463,3 +463,16 @@ class Both(torch.nn.Module):
 
     def forward(self, x):
         return self.mechanism.attend(x, tuple(self.mechanism.maps(5, 7)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "module", [MultiHeadAttention(8, 3, 5, 2), SimplifiedAttention(8, 2)], ids=["projected", "plain"]
+)
+def test_attention_of_tokens_is_handed_out(module):
+    """Both forms of multi-head attention give their probabilities where asked; rows sum to 1."""
+    queries, keys = torch.randn(2, 4, 8), torch.randn(2, 6, 8)
+    out, maps = module.eval().attend(queries, keys, keys, wanted=("attention",))
+    torch.testing.assert_close(out, module(queries, keys, keys))
+    assert maps["attention"].shape == (2, 2, 4, 6)
+    torch.testing.assert_close(maps["attention"].sum(-1), torch.ones(2, 2, 4))
