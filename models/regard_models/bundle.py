@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from regard_models.backbones import ResNet
 from regard_models.errors import WeightsError
 from regard_models.preprocessing import Preprocessing
-from regard_models.registry import MODELS, build, entry
+from regard_models.registry import MODELS, build, empty, entry
 from regard_models.spec import ModelSpec
 from regard_models.state import load_strictly
 
@@ -68,6 +68,7 @@ def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -
     Raises:
         UnknownModelError: neither a registered name nor a path.
         WeightsError: the file is missing, is none of ours, or its tensors do not fit its spec.
+        SpecError: its spec describes no network.
     """
     if str(source) in MODELS or not _is_path(source):
         known = entry(str(source))
@@ -81,10 +82,13 @@ def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -
         raise WeightsError(
             f"{path}: no model of ours (its metadata lacks format={FORMAT}); use `regard convert` first"
         )
-    with torch.device("meta"):
-        model = ResNet(ModelSpec.from_json(metadata["spec"]))
-    load_strictly(model, tensors, where=str(path))
+    missing = [key for key in ("spec", "preprocessing", "trained") if key not in metadata]
+    if missing:
+        raise WeightsError(f"{path}: its metadata lacks {', '.join(missing)}; convert it again")
+    model = empty(ModelSpec.from_json(metadata["spec"]))
     preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    load_strictly(model, tensors, where=str(path))
+    _check_sizes(path, preprocessing, model)
     return _bundle(
         name or path.stem, model, preprocessing, trained=metadata["trained"] == "true", weights=path.name
     )
@@ -106,8 +110,12 @@ def save_bundle(
         preprocessing: ImageNet's usual at the model's input size by default.
         source: where the weights come from, for people.
         trained: whether they are more than a seed's.
+
+    Raises:
+        WeightsError: the images would be of another size than the model states.
     """
     ready = preprocessing or Preprocessing().resized(model.spec.input_size)
+    _check_sizes(path, ready, model)
     metadata = {
         "format": FORMAT,
         "spec": model.spec.to_json(),
@@ -142,6 +150,16 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def _check_sizes(path: str | Path, preprocessing: Preprocessing, model: ResNet) -> None:
+    """Refuse images of another size than the one that the model states its outputs for."""
+    if (preprocessing.height, preprocessing.width) != model.spec.input_size:
+        raise WeightsError(
+            f"{path}: images of {preprocessing.height}x{preprocessing.width} for a network of "
+            f"{model.spec.input_size[0]}x{model.spec.input_size[1]}: expected the same; "
+            "override the network's input_size, or use Preprocessing.resized"
+        )
 
 
 def _is_path(source: str | Path) -> bool:

@@ -13,11 +13,12 @@ All are the caller's fault and say what was expected; anything else that is rais
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 class ModelError(ValueError):
@@ -46,6 +47,22 @@ class WeightsError(ModelError):
 
 class UnsafeFileError(WeightsError):
     """A pickle that asks for more than tensors and plain containers."""
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Call what torch or arithmetic refuses while a module is built from given values a `SpecError`.
+
+    The values are the caller's (a file's metadata, an override, a constructor's arguments), so their faults are
+    too; `what` names them.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as cause:
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise SpecError(f"{what} describes no module: {reason}") from cause
 
 
 def near(name: str, known: Iterable[str], *, limit: int = 5) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from regard_models.backbones import ResNet
-from regard_models.errors import UnknownModelError, near
+from regard_models.errors import UnknownModelError, building, near
 from regard_models.initial import initial_state
 from regard_models.preprocessing import Preprocessing
 from regard_models.spec import AttentionSlot, ModelSpec, slot
@@ -134,14 +134,23 @@ def create(name: str, **overrides: Any) -> ResNet:
     """
     spec = entry(name).spec.override(**overrides)
     if torch.get_default_device().type == "meta":
-        return ResNet(spec)
+        return empty(spec)
     seed = int(torch.randint(2**31, (), device="cpu"))
     return build(spec, seed).to(torch.get_default_device())
 
 
 def build(spec: ModelSpec, seed: int) -> ResNet:
     """Build the network of a spec with weights from a seed, without touching torch's global random state."""
-    with torch.device("meta"):
-        model = ResNet(spec)
+    model = empty(spec)
     model.load_state_dict(initial_state(model, seed), assign=True)
     return model
+
+
+def empty(spec: ModelSpec) -> ResNet:
+    """Build the network of a spec on the meta device: shapes, and no memory for weights.
+
+    Raises:
+        SpecError: the spec describes no network.
+    """
+    with torch.device("meta"), building("the spec"):
+        return ResNet(spec)

@@ -17,6 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from regard_models.errors import SpecError, near
+from regard_models.limits import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    MOST_SIDE,
+    check_arguments,
+    check_numbers,
+)
 
 Value: TypeAlias = "int | float | bool | str | tuple[int, ...]"
 Place = Literal["replace", "after", "head"]
@@ -47,8 +55,9 @@ class AttentionSlot:
     def __post_init__(self) -> None:
         if self.place not in get_args(Place):
             raise SpecError(f"attention place {self.place!r}: expected one of {', '.join(get_args(Place))}")
-        if not set(self.stages) <= {1, 2, 3, 4}:
-            raise SpecError(f"attention stages {self.stages}: expected numbers from 1 to 4")
+        check_numbers("attention stages", self.stages, (1, 4))
+        check_numbers("attention blocks", self.blocks, (-MOST_BLOCKS, MOST_BLOCKS))
+        check_arguments(f"attention {self.mechanism!r:.80}", self.args)
 
     def holds(self, stage: int, block: int, depth: int) -> bool:
         """Say whether the slot applies to block `block` of `depth` in stage `stage`."""
@@ -100,13 +109,14 @@ class ModelSpec:
     input_size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
-        self._check_types()
+        self._check_numbers()
         checks = (
             (self.block in EXPANSION, f"block {self.block!r}: expected basic or bottleneck"),
             (self.stem in get_args(Stem), f"stem {self.stem!r}: expected one of {', '.join(get_args(Stem))}"),
-            (self.width > 0, f"width {self.width}: expected a positive number of channels"),
-            (self.num_classes >= 0, f"num_classes {self.num_classes}: expected 0 (no head) or more"),
-            (len(self.dilations) in (0, 4), f"dilations {self.dilations}: expected none or four tuples"),
+            (
+                len(self.stem_channels) in (0, 1 if self.stem == "conv7" else 3),
+                f"stem_channels {self.stem_channels}: expected one for each convolution of a {self.stem} stem",
+            ),
             (
                 min(self.middle(stage) for stage in (1, 2, 3, 4)) > 0,
                 f"width {self.width} leaves no channels for group_width {self.group_width}",
@@ -116,15 +126,22 @@ class ModelSpec:
             if not holds:
                 raise SpecError(message)
 
-    def _check_types(self) -> None:
+    def _check_numbers(self) -> None:
         """Refuse what annotations alone do not stop in a file's metadata or a caller's override."""
-        for name in ("width", "groups", "group_width", "num_classes"):
-            if not isinstance(getattr(self, name), int):
-                raise SpecError(f"{name} {getattr(self, name)!r}: expected a whole number")
-        for name, length in (("depths", 4), ("strides", 4), ("input_size", 2)):
-            values = getattr(self, name)
-            if len(values) != length or not all(isinstance(each, int) and each > 0 for each in values):
-                raise SpecError(f"{name} {values!r}: expected {length} positive whole numbers")
+        for name in ("width", "groups", "group_width"):
+            check_numbers(name, (getattr(self, name),), (1, MOST_CHANNELS), 1)
+        check_numbers("num_classes", (self.num_classes,), (0, MOST_CLASSES), 1)
+        check_numbers("depths", self.depths, (1, MOST_BLOCKS), 4)
+        check_numbers("strides", self.strides, (1, MOST_SIDE), 4)
+        check_numbers("input_size", self.input_size, (1, MOST_SIDE), 2)
+        check_numbers("stem_channels", self.stem_channels, (1, MOST_CHANNELS))
+        dilations: Any = self.dilations
+        if not isinstance(dilations, tuple) or len(dilations) not in (0, 4):
+            raise SpecError(f"dilations {dilations!r:.80}: expected none or four tuples")
+        for stage in dilations:
+            check_numbers("dilations", stage, (1, MOST_SIDE))
+        if not all(isinstance(each, AttentionSlot) for each in self.attention):
+            raise SpecError(f"attention {self.attention!r:.80}: expected slots")
 
     def planes(self, stage: int) -> int:
         """Nominal channels of a stage, before a bottleneck's expansion."""
@@ -166,10 +183,10 @@ class ModelSpec:
         for name in changes:
             if name not in fields:
                 raise SpecError(f"a spec has no field {name!r}; {near(name, fields)}")
-        if "input_size" in changes:
-            size = changes["input_size"]
-            changes["input_size"] = (size, size) if isinstance(size, int) else tuple(size)
-        return dataclasses.replace(self, **changes)
+        size = changes.get("input_size")
+        if isinstance(size, int):
+            changes["input_size"] = (size, size)
+        return dataclasses.replace(self, **_frozen(changes))
 
     def to_json(self) -> str:
         """Return the canonical JSON: keys sorted, no spaces, every field present."""
@@ -186,12 +203,12 @@ class ModelSpec:
             fields = _frozen(json.loads(text))
             slots = tuple(AttentionSlot(**each) for each in fields.pop("attention", ()))
             return cls(**fields, attention=slots)
-        except (TypeError, AttributeError, json.JSONDecodeError) as cause:
+        except (TypeError, AttributeError, json.JSONDecodeError, RecursionError) as cause:
             raise SpecError(f"not a model spec: {cause}") from cause
 
 
 def _frozen(value: Any) -> Any:
-    """Turn JSON lists into tuples, all the way down."""
+    """Turn lists into tuples, all the way down."""
     if isinstance(value, list):
         return tuple(_frozen(each) for each in value)
     if isinstance(value, dict):

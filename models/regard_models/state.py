@@ -24,7 +24,7 @@ SHOWN = 5
 """How many differing keys an error names."""
 
 
-def plain(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def plain(checkpoint: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint under their keys, without wrappers and without a prefix common to all.
 
     Raises:
@@ -35,11 +35,13 @@ def plain(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
         if isinstance(inner, dict):
             return plain(inner)
     for key, value in checkpoint.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(
                 f"entry {key!r} is {type(value).__name__}: expected tensors, or a dict of them under one of "
                 + ", ".join(WRAPPERS)
             )
+        if value.layout is not torch.strided or value.is_meta:
+            raise WeightsError(f"entry {key!r} holds no dense numbers: expected an ordinary tensor")
     if not checkpoint:
         raise WeightsError("no tensors in it")
     for prefix in PREFIXES:
@@ -68,12 +70,12 @@ def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Put tensors into a model, which may be on the meta device, if every key and every shape fits.
 
-    Missing BatchNorm counters are zero, and a single number may have shape `()` or `(1,)`. The tensors are
-    copied and then taken over, never written into the old ones: so aliased parameters of the model cannot
-    overwrite each other, and neither can those of the file.
+    Missing BatchNorm counters are zero, a single number may have shape `()` or `(1,)`, and floats may be of
+    another width. The tensors are copied and then taken over, never written into the old ones: so aliased
+    parameters of the model cannot overwrite each other, and neither can those of the file.
 
     Raises:
-        WeightsError: naming the first few keys that are missing, unexpected or of another shape.
+        WeightsError: naming the first few keys that are missing, unexpected, of another shape or no floats.
     """
     expected = model.state_dict()
     given = dict(tensors)
@@ -82,7 +84,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str
             given.setdefault(key, torch.zeros((), dtype=own.dtype))
         if key in given and own.numel() == given[key].numel() == 1:
             given[key] = given[key].reshape(own.shape)
-    faults = differences({key: tuple(each.shape) for key, each in expected.items()}, given)
+    faults = differences(expected, given)
     if faults:
         raise WeightsError(f"{where} does not fit the model: {faults}")
     fitted = {
@@ -92,17 +94,25 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str
     model.load_state_dict(fitted, assign=True)
 
 
-def differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> str:
-    """Name the first few keys that are missing, unexpected or of another shape; empty if there are none."""
+def differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Name the first few keys that are missing, unexpected, of another shape or kind; empty if there are none."""
+    common = expected.keys() & given.keys()
     shapes = [
-        f"{key} {tuple(given[key].shape)} instead of {expected[key]}"
-        for key in expected.keys() & given.keys()
-        if tuple(given[key].shape) != expected[key]
+        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in common
+        if given[key].shape != expected[key].shape
+    ]
+    # Quantised or complex weights would load and mean something else.
+    kinds = [
+        f"{key} of {given[key].dtype}"
+        for key in common
+        if expected[key].is_floating_point() and not given[key].is_floating_point()
     ]
     faults = (
         _listed("missing", expected.keys() - given.keys()),
         _listed("unexpected", given.keys() - expected.keys()),
         _listed("of another shape", shapes),
+        _listed("not of floats", kinds),
     )
     return "; ".join(fault for fault in faults if fault)
 

@@ -13,6 +13,7 @@ Classes come from MenghaoGuo/EANet, murufeng/EPSANet and xmu-xiaoma666/External-
 from __future__ import annotations
 
 import inspect
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,7 @@ from regard_models.attention.multi_head import MultiHeadAttention, SimplifiedAtt
 from regard_models.attention.pyramid import ChannelExcitation, PyramidAttention
 from regard_models.attention.selective_kernel import SelectiveKernel
 from regard_models.convolution import Branch
-from regard_models.errors import SpecError, WeightsError, near
+from regard_models.errors import SpecError, WeightsError, building, near
 from regard_models.state import load_strictly, plain, renamed
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ def from_original(class_name: str, args: Mapping[str, Any]) -> nn.Module:
         inspect.signature(make).bind(**args)
     except TypeError as cause:
         raise SpecError(f"{class_name}: {cause}") from cause
-    return make(**args)
+    with building(f"{class_name} of {dict(args)}"):
+        return make(**args)
 
 
 def load_original(module: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -222,15 +224,11 @@ def external_memories(tensors: Mapping[str, Tensor], *, tied: bool = False) -> d
 
 
 def _one_selection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stack the branches' `fcs.i` into one `select`, branch-major."""
-    found = {key: value for key, value in tensors.items() if not key.startswith("fcs.")}
+    """Stack the branches' `fcs.i` into one `select`, branch-major; what cannot be stacked stays as it is."""
+    found = dict(tensors)
     for name in ("weight", "bias"):
-        parts = [tensors[key] for key in _in_order(tensors, f".{name}")]
-        if parts:
-            found[f"select.{name}"] = torch.cat(parts)
+        keys = list(takewhile(tensors.__contains__, (f"fcs.{index}.{name}" for index in count())))
+        shapes = {tensors[key].shape for key in keys}
+        if len(shapes) == 1 and shapes != {()}:
+            found[f"select.{name}"] = torch.cat([found.pop(key) for key in keys])
     return found
-
-
-def _in_order(tensors: Mapping[str, Tensor], ending: str) -> list[str]:
-    keys = [key for key in tensors if key.startswith("fcs.") and key.endswith(ending)]
-    return sorted(keys, key=lambda key: int(key.split(".")[1]))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from regard_models.attention.original import external_memories
 from regard_models.attention.relative import RelativeAttention, resize_table
-from regard_models.backbones import ResNet
 from regard_models.backbones.heads import DualHead
-from regard_models.registry import entry
+from regard_models.errors import building
+from regard_models.registry import empty, entry
 from regard_models.state import renamed
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def fit(
     """
     kept = {key: value for key, value in published.items() if not _dropped(key, source)}
     tensors = external_memories(renamed(kept, source.rules))
-    with torch.device("meta"):
-        model = ResNet(_spec(source, tensors, input_size)) if source.model else _head(tensors)
+    model = empty(_spec(source, tensors, input_size)) if source.model else _head(tensors)
     _reshape(model, tensors, resize=input_size is not None)
     return model, tensors
 
@@ -59,9 +58,10 @@ def _head(tensors: Mapping[str, Tensor]) -> DualHead:
     """Build DANet's head by itself, as wide as its first convolution says, or as published."""
     first = tensors.get("position_in.conv.weight", torch.empty(512, 2048, 3, 3))
     width, channels = first.shape[:2] if first.ndim == len("OIHW") and first.numel() else (512, 2048)
-    return DualHead(
-        channels, _rows(tensors, "classify.weight"), HEAD_SIZE, reduction=max(1, channels // width)
-    )
+    with torch.device("meta"), building("the head"):
+        return DualHead(
+            channels, _rows(tensors, "classify.weight"), HEAD_SIZE, reduction=max(1, channels // width)
+        )
 
 
 def _spec(

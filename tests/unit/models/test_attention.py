@@ -465,6 +465,46 @@ class Both(torch.nn.Module):
         return self.mechanism.attend(x, tuple(self.mechanism.maps(5, 7)))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"fcs.x.weight": torch.zeros(3)}, "unexpected .fcs.x.weight"),
+        ({"fcs.1.weight": torch.zeros(8, 5)}, r"2 unexpected .fcs.0.weight, fcs.1.weight"),
+        ({"fcs.1.bias": torch.tensor(1.0)}, "unexpected .fcs.0.bias"),
+        ({"fcs.2.bias": torch.zeros(8)}, r"select.bias .24,. instead of .16,."),
+    ],
+)
+def test_selections_that_cannot_be_stacked_are_refused_by_key(spoil, message):
+    """Wrong `fcs` of SK are named, whatever is wrong with them."""
+    sk = from_original("SKAttention", {"channel": 8, "kernels": [1, 3]})
+    state = {"fc.weight": torch.zeros(32, 8), "fc.bias": torch.zeros(32)}
+    for index, kernel in enumerate((1, 3)):
+        branch = f"convs.{index}"
+        state[f"{branch}.conv.weight"] = torch.zeros(8, 8, kernel, kernel)
+        norm = [f"{branch}.bn.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        state |= {key: torch.zeros(8) for key in (f"{branch}.conv.bias", f"fcs.{index}.bias", *norm)}
+        state[f"fcs.{index}.weight"] = torch.zeros(8, 32)
+    load_original(sk, state)
+    with pytest.raises(WeightsError, match=message):
+        load_original(sk, state | spoil)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("SKAttention", {"channel": "a"}),
+        ("SKAttention", {"channel": 8, "kernels": 3}),
+        ("SKAttention", {"channel": -8}),
+        ("SKAttention", {"channel": 8, "group": 3}),
+        ("SimplifiedScaledDotProductAttention", {"d_model": 8, "h": 0}),
+    ],
+)
+def test_arguments_that_describe_no_module_are_refused(name, args):
+    """What torch or arithmetic would stumble over is a fault of the arguments, which the message repeats."""
+    with pytest.raises(SpecError, match=f"{name} of .* describes no module"):
+        from_original(name, args)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "module", [MultiHeadAttention(8, 3, 5, 2), SimplifiedAttention(8, 2)], ids=["projected", "plain"]

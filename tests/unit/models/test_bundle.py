@@ -1,11 +1,20 @@
 """Bundles: weights from a seed, weights in a file, and files that are refused."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import regard_models
-from regard_models import Preprocessing, UnknownModelError, WeightsError, load_bundle, save_bundle
+from regard_models import (
+    ModelError,
+    Preprocessing,
+    UnknownModelError,
+    WeightsError,
+    load_bundle,
+    save_bundle,
+)
 
 
 def test_a_seed_decides_the_weights_and_nothing_else_does():
@@ -83,7 +92,7 @@ def test_files_that_do_not_fit_are_refused_by_key(tmp_path, spoil, message):
     metadata = {
         "format": "regard-model-1",
         "spec": model.spec.to_json(),
-        "preprocessing": Preprocessing().to_json(),
+        "preprocessing": Preprocessing().resized(model.spec.input_size).to_json(),
         "trained": "false",
     }
     save_file(tensors, path, metadata)
@@ -103,3 +112,67 @@ def test_what_is_no_model_file_is_refused(tmp_path):
     (tmp_path / "rubbish.safetensors").write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match="not a safetensors file"):
         load_bundle(tmp_path / "rubbish.safetensors")
+
+
+SLOT = {"mechanism": "external", "place": "after"}
+LIES = [
+    {"width": 1 << 40}, {"depths": [10**9, 1, 1, 1]}, {"depths": [1, 1, 1]}, {"input_size": [10**9, 10**9]},
+    {"num_classes": True}, {"num_classes": 10**12}, {"stem_channels": [-1]}, {"stem_channels": 5},
+    {"stem_channels": ["a"]}, {"groups": 0}, {"block": "bottleneck", "groups": 3}, {"dilations": [1, 2, 3, 4]},
+    {"dilations": [[0], [], [], []]}, {"dilations": "abcd"}, {"strides": [1.5, 2, 2, 2]}, {"attention": 5},
+    {"attention": [SLOT | {"blocks": ["a"]}]}, {"attention": [SLOT | {"args": {"slots": 3}}]},
+    {"attention": [SLOT | {"args": [["slots", "a"]]}]}, {"attention": [SLOT | {"args": [["slots", -1]]}]},
+    {"attention": [SLOT | {"args": [["slots", [1] * 10**5]]}]}, {"attention": [SLOT | {"args": [["site", 1]]}]},
+    {"attention": [{"mechanism": "relative", "place": "replace", "args": [["heads", 0]]}]},
+    {"attention": [{"mechanism": "dual", "place": "head", "args": [["reduction", 0]]}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES, ids=str)
+def test_specs_that_lie_are_refused_at_once(tmp_path, lie):
+    """A file whose spec asks for the impossible or the enormous is refused before anything large is made."""
+    model = regard_models.create("resnet_tiny")
+    spec = json.dumps(json.loads(model.spec.to_json()) | lie)
+    write(tmp_path / "m.safetensors", model, spec=spec)
+    with pytest.raises(ModelError):
+        load_bundle(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"spec": "[" * 100_000}, {"spec": None}, {"preprocessing": None}, {"trained": None},
+        *({"preprocessing": json.dumps(json.loads(Preprocessing(32, 32, 32).to_json()) | each)} for each in (
+            {"height": 10**9}, {"height": 48}, {"height": "a"}, {"resize": 0}, {"mean": [1]}, {"std": [0, 1, 1]},
+            {"std": ["a", "b", "c"]}, {"std": [float("nan")] * 3}, {"interpolation": "x"},
+        )),
+    ],
+    ids=lambda lie: str(lie)[:80],
+)  # fmt: skip
+def test_descriptions_that_make_no_sense_are_refused(tmp_path, lie):
+    """Metadata that is missing, or prepares images as no network wants them, is refused by name."""
+    write(tmp_path / "m.safetensors", regard_models.create("resnet_tiny"), **lie)
+    with pytest.raises(ModelError):
+        load_bundle(tmp_path / "m.safetensors")
+
+
+def write(path, model, **changes):
+    """Write a model's file with some of its metadata changed, or left out where the change is None."""
+    save_bundle(path, model)
+    metadata = {
+        "format": "regard-model-1",
+        "spec": model.spec.to_json(),
+        "preprocessing": Preprocessing(32, 32, 32).to_json(),
+        "trained": "false",
+    } | changes
+    kept = {key: value for key, value in metadata.items() if value is not None}
+    save_file(load_file(path), path, kept)
+
+
+def test_images_of_another_size_than_the_models_are_not_saved(tmp_path):
+    """A file that would prepare images of another size than its outputs are stated for is not written."""
+    with pytest.raises(WeightsError, match="224x224 for a network of 32x32"):
+        save_bundle(
+            tmp_path / "m.safetensors", regard_models.create("resnet_tiny"), preprocessing=Preprocessing()
+        )
+    assert not (tmp_path / "m.safetensors").exists()

@@ -1,9 +1,11 @@
 """Conversion: what is accepted as it comes, what is refused and how, and what is written."""
 
+import contextlib
 import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from argparse import Namespace
 
 import pytest
@@ -108,6 +110,14 @@ def test_checkpoints_of_nothing_known_are_refused(resnet18):
         from_published("torchvision/resnet18", resnet18 | {"lr": 0.1})
     with pytest.raises(WeightsError, match="no tensors"):
         from_published("torchvision/resnet18", {})
+    with pytest.raises(WeightsError, match="entry 3 is Tensor"):
+        from_published("torchvision/resnet18", resnet18 | {3: torch.zeros(1)})
+    for spoil in (torch.Tensor.to_sparse, lambda bias: bias.to("meta")):
+        with pytest.raises(WeightsError, match=r"'fc.bias' holds no dense numbers"):
+            from_published("torchvision/resnet18", resnet18 | {"fc.bias": spoil(resnet18["fc.bias"])})
+    for dtype in (torch.int8, torch.complex64):
+        with pytest.raises(WeightsError, match=r"1 not of floats \(fc.bias of torch"):
+            from_published("torchvision/resnet18", resnet18 | {"fc.bias": torch.zeros(1000, dtype=dtype)})
 
 
 def test_every_source_names_a_registered_model():
@@ -244,6 +254,36 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save(torch.zeros(1), tmp_path / "tensor.pth")
     with pytest.raises(WeightsError, match="holds Tensor"):
         read_checkpoint(tmp_path / "tensor.pth")
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    """A checkpoint with bytes cut off or changed is refused or read, in either format, and never anything else."""
+    state = {"state_dict": {"a": torch.randn(4, 3), "n": torch.tensor(3)}, "epoch": 3}
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path / "bad.pth"
+    for zipped in (True, False):
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        good = path.read_bytes()
+        for place in torch.randint(len(good), (200,), generator=generator).tolist():
+            for bad in (good[:place], good[:place] + b"\x75" + good[place + 1 :]):
+                path.write_bytes(bad)
+                with contextlib.suppress(WeightsError):
+                    read_checkpoint(path)
+
+
+def test_checkpoints_that_swell_are_refused(tmp_path):
+    """A small file that would fill the memory is refused: compressed zeros, or one number with strides of 0."""
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "zip.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for each in plain.infolist():
+            packed.writestr(each.filename, plain.read(each))
+    torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 20, 1 << 20)}}, tmp_path / "stride.pth")
+    for name in ("zip.pth", "stride.pth"):
+        with pytest.raises(WeightsError, match="of memory"):
+            read_checkpoint(tmp_path / name)
 
 
 def test_the_command_converts_and_says_what_is_wrong(resnet18, tmp_path, capsys):
