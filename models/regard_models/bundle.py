@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "regard-model-1"
+MODULE_FORMAT = "regard-module-1"
+"""Of a published class by itself: `regard_models.convert.load_module`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -
         )
     path = Path(source)
     tensors, metadata = read_tensors(path)
+    if metadata.get("format") == MODULE_FORMAT:
+        raise WeightsError(f"{path}: one module, not a network to serve; `convert.load_module` reads it")
     if metadata.get("format") != FORMAT:
         raise WeightsError(
             f"{path}: no model of ours (its metadata lacks format={FORMAT}); use `regard convert` first"

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regard_models.catalogue import Published
 from regard_models.catalogue import published as catalogue
@@ -36,20 +36,27 @@ def convert(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--input-size", type=_size, help="pixels to prepare it for: 320, or 256x320 (height x width)"
     )
+    parser.add_argument(
+        "--args",
+        type=_arguments,
+        metavar="JSON",
+        help="of a published class (original/SKAttention, …): what the shapes of its weights do not say",
+    )
     options = parser.parse_args(argv)
 
     from regard_models.convert import convert_file  # noqa: PLC0415 - torch takes seconds, --help shall not
 
     try:
-        model = convert_file(options.source, options.file, options.output, input_size=options.input_size)
+        model = convert_file(
+            options.source, options.file, options.output, input_size=options.input_size, args=options.args
+        )
     except ModelError as fault:
         sys.stderr.write(f"regard convert: {fault}\n")
         return 1
     parameters = sum(each.numel() for each in model.parameters())
-    height, width = model.spec.input_size
-    sys.stdout.write(
-        f"{options.output}: {options.source}, {parameters:,} parameters, {height}x{width} pixels\n"
-    )
+    spec = getattr(model, "spec", None)
+    ready = f"{spec.input_size[0]}x{spec.input_size[1]} pixels" if spec else "a module, not to be served"
+    sys.stdout.write(f"{options.output}: {options.source}, {parameters:,} parameters, {ready}\n")
     return 0
 
 
@@ -76,6 +83,14 @@ def _table(rows: Sequence[Published]) -> str:
         for row in cells
     ]
     return "\n".join(lines) + "\n"
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as cause:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a JSON object such as {{"h": 8}}') from cause
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ read (weights only) ─→ unwrap ─→ drop, rename ─→ reshape, resize ─
 """
 
 from regard_models.convert.checkpoint import read_checkpoint
+from regard_models.convert.originals import load_module
 from regard_models.convert.published import convert_file, from_published
 from regard_models.convert.sources import SOURCES, Source, UnknownSourceError, find_source
 
@@ -14,5 +15,6 @@ __all__ = [
     "convert_file",
     "find_source",
     "from_published",
+    "load_module",
     "read_checkpoint",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from regard_models.attention.original import ORIGINALS
 from regard_models.convert import renames
 from regard_models.errors import ModelError, near
 from regard_models.preprocessing import Preprocessing
@@ -104,5 +105,6 @@ def find_source(name: str) -> Source:
     """
     known = ALIASES.get(name, name)
     if known not in SOURCES:
-        raise UnknownSourceError(f"no source {name!r}; {near(name, SOURCES)}")
+        classes = (f"original/{each}" for each in ORIGINALS)
+        raise UnknownSourceError(f"no source {name!r}; {near(name, (*SOURCES, *classes))}")
     return SOURCES[known]
