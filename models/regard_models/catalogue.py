@@ -1,7 +1,8 @@
 """Published checkpoints that fit our models: what there is, where its owner keeps it, and under which licence.
 
 Plain data. Nothing here downloads anything, and importing it does not import torch: fetch a file yourself
-where you trust its owner, then `regard convert SOURCE FILE -o model.safetensors`. A checksum is given only
+where you trust its owner, then `regard convert SOURCE FILE -o model.safetensors`. Figures were read in the
+owners' code and pages (weight enumerations, result tables, READMEs); none was measured here. A checksum is given only
 where the owner publishes one: torch's and OpenMMLab's file names end in the first eight digits of the
 file's SHA-256.
 """
@@ -20,7 +21,7 @@ class Published:
         source: the name that `regard convert` takes.
         url: the file, or the page on which its owner links to it.
         licence: of the weights, as far as their owner states it.
-        result: what its owner reports of it.
+        result: what its owner reports of this file, or what it was trained on where he reports nothing of it.
         sha256: the file's SHA-256, or the leading digits of it that its owner publishes; empty where unknown.
     """
 
@@ -39,8 +40,9 @@ OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5/danet"
 
 def _torchvision(model: str, weights: str, digits: str, top1: str) -> Published:
     url = f"{TORCH}/{model}-{digits}.pth"
+    source = f"torchvision/{model}" + ("" if weights == "V1" else f".{weights.lower()}")
     return Published(
-        f"{model} {weights}", f"torchvision/{model}", url, "BSD-3-Clause", f"ImageNet top-1 {top1}", digits
+        f"{model} {weights}", source, url, "BSD-3-Clause (code)", f"ImageNet top-1 {top1}", digits
     )
 
 
@@ -66,7 +68,7 @@ PUBLISHED: tuple[Published, ...] = (
     _torchvision("resnet101", "V2", "cd907fc2", "81.89"),
     _torchvision("resnet152", "V1", "394f9c45", "78.31"),
     _torchvision("resnext50_32x4d", "V1", "7cdf4587", "77.62"),
-    Published("resnet50.a1_in1k", "timm/resnet50", f"{TIMM}/resnet50.a1_in1k", "Apache-2.0", "ImageNet"),
+    Published("resnet50.a1_in1k", "timm/resnet50", f"{TIMM}/resnet50.a1_in1k", "Apache-2.0", "ImageNet-1k"),
     _timm("skresnet18", "ra_in1k", "73.02"),
     _timm("skresnet34", "ra_in1k", "76.96"),
     _timm("skresnext50_32x4d", "ra_in1k", "80.17"),
@@ -83,7 +85,7 @@ PUBLISHED: tuple[Published, ...] = (
         "pytorchinsight/sk_resnet101",
         "https://github.com/implus/PytorchInsight",
         "none stated",
-        "ImageNet",
+        "ImageNet top-1 78.79",
     ),
     Published(
         "EANet-101",
@@ -97,7 +99,7 @@ PUBLISHED: tuple[Published, ...] = (
         "official/danet101",
         "https://github.com/junfu1115/DANet",
         "MIT (code)",
-        "Cityscapes test mIoU 81.5",
+        "Cityscapes",
     ),
     _openmmlab(
         50, "danet_r50-d8_512x1024_80k_cityscapes", "20200607_133029-2bfa2293", "Cityscapes mIoU 79.34"

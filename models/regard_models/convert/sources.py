@@ -39,6 +39,10 @@ class Source:
 
 
 BICUBIC = Preprocessing(interpolation="bicubic")
+RSB = Preprocessing(resize=236, interpolation="bicubic")
+"""Of timm's a1, a2 and b weights ("ResNet strikes back"): the crop is 0.95 of the shorter side."""
+TORCHVISION_2 = Preprocessing(resize=232)
+"""Of torchvision's second weights (IMAGENET1K_V2), whose files differ from the first in nothing else but numbers."""
 SEGMENTATION = Preprocessing(480, 480, 520)
 AUXILIARY = (r"^auxlayer\.", r"^auxiliary_head\.", r"^pretrained\.fc\.")
 
@@ -49,11 +53,13 @@ SOURCES: dict[str, Source] = {
     "torchvision/resnet101": Source("resnet101"),
     "torchvision/resnet152": Source("resnet152"),
     "torchvision/resnext50_32x4d": Source("resnext50_32x4d"),
-    "timm/resnet18": Source("resnet18", preprocessing=BICUBIC),
-    "timm/resnet34": Source("resnet34", preprocessing=BICUBIC),
-    "timm/resnet50": Source("resnet50", preprocessing=Preprocessing(resize=236, interpolation="bicubic")),
-    "timm/resnet101": Source("resnet101", preprocessing=Preprocessing(resize=236, interpolation="bicubic")),
-    "timm/resnext50_32x4d": Source("resnext50_32x4d", preprocessing=BICUBIC),
+    "torchvision/resnet50.v2": Source("resnet50", preprocessing=TORCHVISION_2),
+    "torchvision/resnet101.v2": Source("resnet101", preprocessing=TORCHVISION_2),
+    "timm/resnet18": Source("resnet18", preprocessing=RSB),
+    "timm/resnet34": Source("resnet34", preprocessing=RSB),
+    "timm/resnet50": Source("resnet50", preprocessing=RSB),
+    "timm/resnet101": Source("resnet101", preprocessing=RSB),
+    "timm/resnext50_32x4d": Source("resnext50_32x4d", preprocessing=RSB),
     "timm/skresnet18": Source("skresnet18", renames.TIMM_SK, preprocessing=BICUBIC),
     "timm/skresnet34": Source("skresnet34", renames.TIMM_SK, preprocessing=BICUBIC),
     "timm/skresnet50": Source("skresnet50", renames.TIMM_SK, preprocessing=BICUBIC),

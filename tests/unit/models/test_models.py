@@ -17,7 +17,7 @@ MEASURED = {
     "skresnet50": 25_803_160,
     "botnet26t_256": 12_488_672,
 }
-PUBLISHED_MILLIONS = {"botnet50": 20.78, "sk_resnet50": 26.15}
+PUBLISHED_MILLIONS = {"botnet50": 20.78, "sk_resnet50": 26.15, "sk_resnet101": 45.68}
 MINIS = [name for name in regard_models.list_models() if name.endswith("_mini")]
 MECHANISMS = ["botnet26t_256", "skresnet18", "epsa_mini", "ea_mini", "da_mini", "mhsa_mini", "sk_mini"]
 
