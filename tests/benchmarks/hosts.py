@@ -116,7 +116,11 @@ class Host:
         def answers() -> bool:
             return asyncio.run(_answers(self.ways[0], target, case))
 
-        with processes.running(command, environment=environment, target=target, answers=answers) as server:
+        log = self.environment.with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with processes.running(
+            command, environment=environment, target=target, answers=answers, log=log
+        ) as server:
             yield server
 
 

@@ -62,6 +62,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     target: str = "",
     answers: Callable[[], bool] | None = None,
+    log: Path = Path(os.devnull),
 ) -> Iterator[Running]:
     """Start a server and stop it at the end.
 
@@ -70,18 +71,23 @@ def running(
         environment: variables besides those of this process.
         target: its address; empty if the line that says it is ready tells.
         answers: asks whether it is ready; None if it says so itself.
+        log: where its standard error goes.
 
     Raises:
         RuntimeError: it ended, or is not ready after two minutes.
     """
     began = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL if answers else subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {})},
-        start_new_session=True,
-    ) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command,
+            stdout=errors if answers else subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             if answers:
                 _wait_until(answers, process)
@@ -109,7 +115,7 @@ def _wait_until(answers: Callable[[], bool], process: subprocess.Popen) -> None:
     give_up = time.perf_counter() + _START_S
     while not answers():
         if process.poll() is not None or time.perf_counter() > give_up:
-            raise RuntimeError(f"it did not start: {process.args}")
+            raise RuntimeError(f"it did not start: {' '.join(process.args)}")
 
 
 def _read_target(process: subprocess.Popen) -> str:
@@ -118,7 +124,7 @@ def _read_target(process: subprocess.Popen) -> str:
             # Whatever else it says goes nowhere: a pipe that nobody reads would hold it up.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             return line.removeprefix(READY).strip()
-    raise RuntimeError(f"it did not start: {process.args}")
+    raise RuntimeError(f"it did not start: {' '.join(process.args)}")
 
 
 def _stop(process: subprocess.Popen) -> None:

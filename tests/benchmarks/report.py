@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path("bench-results")
+# Others who share the machine disturb every figure; what ran before this began tells how much.
+LOAD_AT_START = os.getloadavg()[0]
 
 
 def machine() -> dict[str, Any]:
@@ -22,6 +24,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": processor,
         "cores": len(os.sched_getaffinity(0)),
+        "load_average_at_start": LOAD_AT_START,
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "grpcio", "protobuf")},
     }

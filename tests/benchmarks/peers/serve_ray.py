@@ -49,6 +49,6 @@ if __name__ == "__main__":
         http_options={"host": "127.0.0.1", "port": PORT + 1},  # it has no gRPC without
         grpc_options=gRPCOptions(port=PORT, grpc_servicer_functions=["serve_ray.add_to_server"]),
     )
-    serve.run(Peer.bind(), name="peer", route_prefix=None)
+    serve.run(Peer.bind(), name="peer")
     while True:
         time.sleep(3600)
