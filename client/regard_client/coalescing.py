@@ -105,15 +105,31 @@ class Coalescer(Generic[R]):
 
     def board(self, rider: R, now_s: float) -> Ride[R] | None:
         """Take a new rider; return the ride that departs with it at once, if there is room."""
-        lane = self._lanes.setdefault(rider.query, _Lane())
-        lane.waiting[rider] = None
-        return self._depart(rider.query, now_s)
+        self.join(rider)
+        return self.depart(rider.query, now_s)
 
-    def arrive(self, ride: Ride[R], now_s: float) -> Ride[R] | None:
-        """Note that a ride has its answer; return the next one of its lane, if anybody waits."""
-        self._latency_s += _LATENCY_WEIGHT * (now_s - ride.departed_s - self._latency_s)
+    def join(self, rider: R) -> None:
+        """Take a new rider, who departs with the next ride."""
+        self._lanes.setdefault(rider.query, _Lane()).waiting[rider] = None
+
+    def depart(self, query: Query, now_s: float) -> Ride[R] | None:
+        """Return the next ride of those who ask the same, if anybody waits and there is room."""
+        return self._depart(query, now_s) if query in self._lanes else None
+
+    def arrive(self, ride: Ride[R], now_s: float, *, answered: bool = True) -> Ride[R] | None:
+        """Note that a ride is over; return the next one of its lane, if anybody waits."""
+        self.land(ride, now_s, answered=answered)
+        return self.depart(ride.query, now_s)
+
+    def land(self, ride: Ride[R], now_s: float, *, answered: bool = True) -> None:
+        """Note that a ride is over, with an answer or without; whoever waits may `depart`.
+
+        A refusal comes at once and says nothing of how long answers take: it would let fewer messages go to a server
+        that has too much to do, and their riders would wait here to be refused.
+        """
+        if answered:
+            self._latency_s += _LATENCY_WEIGHT * (now_s - ride.departed_s - self._latency_s)
         self._clear(ride)
-        return self._depart(ride.query, now_s)
 
     def turn_back(self, ride: Ride[R], now_s: float) -> Ride[R] | None:
         """Note that a ride was given up unanswered; its riders go again, ahead of those who came later."""

@@ -2,6 +2,9 @@
 
 A caller that is cancelled or late leaves its ride without stopping it; only when nobody waits for a message any
 more is its call cancelled. `coalescing.py` decides who rides together; this carries it out.
+
+Rides depart when every task that is ready has had its turn, a few microseconds later: the answers of one batch wake
+many tasks at once, and those that ask again do so together. Each alone they would come to the server one by one.
 """
 
 import asyncio
@@ -45,6 +48,7 @@ class SharedCalls:
         self._coalescer: Coalescer[_Caller] = Coalescer(limits)
         self._away: dict[Ride[_Caller], asyncio.Task[None]] = {}
         self._deadlines = Deadlines()
+        self._departing: set[Query] = set()
 
     async def ask(self, query: Query, picture: Picture, timeout_s: float) -> Result:
         """Return one image's result.
@@ -52,11 +56,11 @@ class SharedCalls:
         Raises:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
-        now_s = time.monotonic()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome | None] = loop.create_future()
-        caller = _Caller(query, picture, now_s + timeout_s, answer)
-        self._send_off(self._coalescer.board(caller, now_s))
+        caller = _Caller(query, picture, time.monotonic() + timeout_s, answer)
+        self._coalescer.join(caller)
+        self._depart_soon(query, loop)
         self._deadlines.add(answer, timeout_s, loop)
         try:
             outcome = await answer
@@ -68,6 +72,18 @@ class SharedCalls:
         if outcome is None:
             raise self._core.late(timeout_s)
         return self._core.result(query, outcome, timeout_s)
+
+    def _depart_soon(self, query: Query, loop: asyncio.AbstractEventLoop) -> None:
+        """Let rides go when all tasks that are ready now have had their turn."""
+        if query not in self._departing:
+            self._departing.add(query)
+            loop.call_soon(self._depart, query)
+
+    def _depart(self, query: Query) -> None:
+        self._departing.discard(query)
+        now_s = time.monotonic()
+        while (ride := self._coalescer.depart(query, now_s)) is not None:
+            self._send_off(ride)
 
     def _send_off(self, ride: Ride[_Caller] | None) -> None:
         if ride is not None:
@@ -85,16 +101,19 @@ class SharedCalls:
             return
         del self._away[ride]
         now_s = time.monotonic()
-        self._send_off(
-            self._coalescer.arrive(ride, now_s) if outcomes else self._coalescer.turn_back(ride, now_s)
-        )
-        for rider, outcome in zip(ride.riders, outcomes, strict=False):
+        if not outcomes:
+            self._send_off(self._coalescer.turn_back(ride, now_s))
+            return
+        for rider, outcome in zip(ride.riders, outcomes, strict=True):
             if not rider.outcome.done():
                 rider.outcome.set_result(outcome)
+        # After the answers: whoever asks again at once goes with those who wait.
+        self._coalescer.land(ride, now_s, answered=isinstance(outcomes[0], Answered))
+        self._depart_soon(ride.query, asyncio.get_running_loop())
 
     def _fail(self, ride: Ride[_Caller], errors: Sequence[Exception]) -> None:
         del self._away[ride]
-        self._send_off(self._coalescer.arrive(ride, time.monotonic()))
+        self._send_off(self._coalescer.arrive(ride, time.monotonic(), answered=False))
         for rider, error in zip(ride.riders, errors, strict=True):
             if rider in ride.aboard and not rider.outcome.done():
                 rider.outcome.set_exception(error)

@@ -87,7 +87,8 @@ class SharedCalls:
             raise
         with self._lock:
             if outcomes:
-                self._appoint(self._coalescer.arrive(ride, time.monotonic()))
+                answered = isinstance(outcomes[0], Answered)
+                self._appoint(self._coalescer.arrive(ride, time.monotonic(), answered=answered))
             else:
                 self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
             for rider, outcome in zip(ride.riders, outcomes, strict=False):

@@ -36,6 +36,11 @@ async def start(coroutines):
     return tasks
 
 
+async def start_apart(coroutines):
+    """Start tasks one after the other, so that each departs alone if it may."""
+    return [task for coroutine in coroutines for task in await start([coroutine])]
+
+
 async def arrived(server, number):
     await asyncio.to_thread(server.wait_for_calls, number)
 
@@ -56,10 +61,29 @@ async def test_files_are_read_off_the_loop(client, server, tmp_path):
         await client.extract(tmp_path / "none.jpg")
 
 
+async def test_calls_of_one_moment_ride_together(client, server):
+    """Tasks that ask before the loop turns again share a message, and each gets its own vector."""
+    vectors = await asyncio.gather(*(client.extract(name) for name in images(20)))
+    for name, vector in zip(images(20), vectors, strict=True):
+        np.testing.assert_array_equal(vector, server.vector(name))
+    assert [len(call.images) for call in server.calls] == [20]
+
+
+async def test_calls_that_are_answered_together_go_on_together(client, server):
+    """Tasks whose answers came in one message ask again in one message."""
+
+    async def ask_twice(name):
+        await client.extract(name)
+        await client.extract(name)
+
+    await asyncio.gather(*(ask_twice(name) for name in images(8)))
+    assert [len(call.images) for call in server.calls] == [8, 8]
+
+
 async def test_concurrent_calls_ride_together(client, server):
     """Calls that find two messages away share the next one, and each gets its own vector."""
     with server.hold():
-        tasks = await start(client.extract(name) for name in images(20))
+        tasks = await start_apart(client.extract(name) for name in images(20))
         await arrived(server, 2)
     for name, vector in zip(images(20), await asyncio.gather(*tasks), strict=True):
         np.testing.assert_array_equal(vector, server.vector(name))
@@ -69,7 +93,7 @@ async def test_concurrent_calls_ride_together(client, server):
 async def test_a_rider_that_is_cancelled_while_it_waits_takes_no_place(client, server):
     """Cancelling one who waits leaves the others of the next message their answers."""
     with server.hold():
-        ahead = await start(client.extract(b"ahead") for _ in range(2))
+        ahead = await start_apart(client.extract(b"ahead") for _ in range(2))
         await arrived(server, 2)
         leaver, *stayers = await start(client.extract(name) for name in images(4))
         leaver.cancel()
@@ -98,7 +122,7 @@ async def test_a_rider_that_is_cancelled_under_way_does_not_stop_its_message(ser
 async def test_a_message_that_nobody_waits_for_is_cancelled(client, server):
     """When its last rider is gone, the call is given up, and the next one departs."""
     with server.hold():
-        tasks = await start(client.extract(name) for name in images(3))
+        tasks = await start_apart(client.extract(name) for name in images(3))
         await arrived(server, 2)
         for task in tasks[:2]:
             task.cancel()
@@ -110,7 +134,7 @@ async def test_a_message_that_nobody_waits_for_is_cancelled(client, server):
 async def test_a_caller_whose_deadline_passes_is_told_at_once(client, server):
     """A rider does not wait for the message that it would have gone with, and takes no place in it."""
     with server.hold():
-        ahead = await start(client.extract(b"ahead") for _ in range(2))
+        ahead = await start_apart(client.extract(b"ahead") for _ in range(2))
         await arrived(server, 2)
         with pytest.raises(DeadlineExceededError, match=r"within 0\.05 s"):
             await client.extract(b"late", timeout_s=0.05)
@@ -162,7 +186,7 @@ async def test_a_client_can_be_made_without_a_loop_and_closed_unused():
 async def test_closing_frees_those_who_wait(client, server):
     """Callers in flight, and those waiting behind them, are told that the client was closed."""
     with server.hold():
-        tasks = await start(client.extract(name) for name in images(8))
+        tasks = await start_apart(client.extract(name) for name in images(8))
         await arrived(server, 2)
         await client.close()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

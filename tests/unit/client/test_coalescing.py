@@ -156,6 +156,16 @@ def test_quick_answers_allow_fewer_again():
     assert len(depart(coalescer, 100.0)) == 2
 
 
+def test_refusals_say_nothing_of_how_long_answers_take():
+    """An overloaded server that refuses at once gets no fewer messages for it."""
+    coalescer = Coalescer(Coalescing(in_flight=2, spacing_s=0.01))
+    coalescer.arrive(coalescer.board(rider(deadline_s=1e9), 0.0), 1.0)
+    for step in range(50):
+        refused = coalescer.board(rider(deadline_s=1e9), 10.0 + step)
+        coalescer.arrive(refused, 10.0 + step, answered=False)
+    assert len(depart(coalescer, 100.0)) == 20
+
+
 @pytest.mark.parametrize("option", ["max_images", "max_bytes", "in_flight", "spacing_s"])
 def test_limits_are_positive(option):
     """A limit of zero would send nothing, and is refused by name."""
