@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +28,7 @@ os.environ.setdefault(
 )  # spinning threads collapse when another process takes a core
 
 import torch
-from report import print_table, save
+from report import load, print_table, save
 
 from regard_models import fold, list_models, load_bundle
 
@@ -35,6 +36,8 @@ MODES = ("eager", "folded", "compiled")
 """`compiled` is the folded model through torch.compile with frozen weights, which it then lays out for itself."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIB = 1 << 20
+LARGEST_BATCHED = 320
+"""Pixels; segmentation networks have larger inputs, and one is work enough."""
 
 
 def main() -> None:
@@ -42,7 +45,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list_models(), help="names, or .safetensors files")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="1 is taken for inputs beyond 320 pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one variant")
     parser.add_argument(
@@ -51,23 +54,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--name", default="backbones", help="of the JSON file under bench-results/")
+    parser.add_argument("--resume", action="store_true", help="keep what that file has, measure the rest")
     parser.add_argument("--worker", nargs=3, metavar=("MODEL", "MODE", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(*options.worker, options)
         return
-    rows, started = [], time.monotonic()
+    left_out = ("models", "name", "resume", "worker")
+    settings = {key: value for key, value in vars(options).items() if key not in left_out}
+    if options.device.startswith("cuda"):
+        settings["accelerator"] = torch.cuda.get_device_name(options.device)
+    rows, started = load(options.name) if options.resume else [], time.monotonic()
     for model in options.models:
+        if Path(model).stem in {row["model"] for row in rows}:
+            continue
         if time.monotonic() - started > options.budget:
             print(f"out of budget before {model}", file=sys.stderr)
             break
         rows += measure(model, options)
+        save(options.name, rows, **settings)
         print(f"{model}: done after {time.monotonic() - started:.0f} s", file=sys.stderr)
     print_table(rows)
-    settings = {key: value for key, value in vars(options).items() if key not in ("models", "name", "worker")}
-    if options.device.startswith("cuda"):
-        settings["accelerator"] = torch.cuda.get_device_name(options.device)
-    print(save(options.name, rows, **settings))
+    print("\n".join(markdown(rows)))
 
 
 def measure(model: str, options: argparse.Namespace) -> list[dict]:
@@ -128,13 +136,30 @@ class Variant:
         return json.loads(self.process.stdout.readline())
 
 
+def markdown(rows: list[dict]) -> Iterator[str]:
+    """Give the table of models/README.md: a line a model, images per second of processor time."""
+    variants = list(dict.fromkeys((row["mode"], row["dtype"]) for row in rows))
+    heads = [f"{mode} {dtype.replace('float', 'f')}" for mode, dtype in variants]
+    yield f"| model | {' | '.join(heads)} | peak MiB | cosine of bf16: mean, worst |"
+    yield "|---" * (len(heads) + 3) + "|"
+    for model in dict.fromkeys(row["model"] for row in rows):
+        found = {(row["mode"], row["dtype"]): row for row in rows if row["model"] == model}
+        cells = [found.get(variant) for variant in variants]
+        speeds = [f"{cell['images_per_cpu_s']:.3g}" if cell else "–" for cell in cells]
+        peaks = " / ".join(str(cell["peak_mib"]) if cell else "–" for cell in cells)
+        narrow = [row for (_, dtype), row in found.items() if dtype == "bfloat16" and "cosine_mean" in row]
+        cosines = [min((row[key] for row in narrow), default="–") for key in ("cosine_mean", "cosine_worst")]
+        yield f"| {model} | {' | '.join(speeds)} | {peaks} | {', '.join(cosines)} |"
+
+
 @torch.inference_mode()
 def work(model: str, mode: str, dtype: str, options: argparse.Namespace) -> None:
     """Run one variant: print the embeddings, then a round's result for every line of seconds on stdin."""
     torch.set_num_threads(options.threads)
     before = resident()
     network = load_bundle(model).model
-    x = torch.randn(options.batch, 3, *network.spec.input_size, generator=torch.Generator().manual_seed(0))
+    batch = options.batch if max(network.spec.input_size) <= LARGEST_BATCHED else 1
+    x = torch.randn(batch, 3, *network.spec.input_size, generator=torch.Generator().manual_seed(0))
     network, x = (each.to(options.device, DTYPES[dtype]) for each in (network, x))
     network = network if mode == "eager" else fold(network)
 
@@ -156,7 +181,7 @@ def work(model: str, mode: str, dtype: str, options: argparse.Namespace) -> None
         images, started, cpu = 0, time.perf_counter(), time.process_time()
         while (passed := time.perf_counter() - started) < float(line):
             run()
-            images += options.batch
+            images += batch
         peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident() - before
         result = {
             "images_per_s": images / passed,

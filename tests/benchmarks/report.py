@@ -49,6 +49,12 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
     return path
 
 
+def load(name: str) -> list[dict[str, Any]]:
+    """Return the rows that bench-results/NAME.json has; none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if value < 10 else f"{value:.1f}"
