@@ -6,9 +6,11 @@ number of series is bounded. Histograms add up over replicas.
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from regard_server.instruments import CounterFamily, HistogramFamily
 
 # From a cache hit on a GPU to an overloaded CPU; about three buckets an octave where people set their objectives.
 SECONDS = (
@@ -25,20 +27,15 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self.requests = Counter(
-            "regard_requests",
-            "Calls answered; a stream is one.",
-            ["method", "code"],
-            registry=self.registry,
-        )
+        self.requests = self._count("regard_requests", "Calls answered; a stream is one.", "method", "code")
         self.request_seconds = self._seconds(
             "regard_request_duration_seconds", "From a request's arrival to its answer.", "method"
         )
-        self.items = Counter(
+        self.items = self._count(
             "regard_items",
             "Images by outcome: ok, invalid, shed, late, failed, cancelled.",
-            ["model", "outcome"],
-            registry=self.registry,
+            "model",
+            "outcome",
         )
         self.decode_seconds = self._seconds(
             "regard_decode_duration_seconds",
@@ -51,19 +48,17 @@ class Metrics:
         self.compute_seconds = self._seconds(
             "regard_compute_duration_seconds", "A forward pass, one observation a batch.", "model"
         )
-        self.batch_size = Histogram(
-            "regard_batch_size", "Images in a batch.", ["model"], buckets=SIZES, registry=self.registry
+        self.batch_size = HistogramFamily(
+            "regard_batch_size", "Images in a batch.", ["model"], SIZES, self.registry
         )
-        self.reused = Counter(
+        self.reused = self._count(
             "regard_reuse",
             "Images where reuse is on, by where their answer came from: computed, shared, cache.",
-            ["model", "source"],
-            registry=self.registry,
+            "model",
+            "source",
         )
-        self.received_bytes = Counter(
-            "regard_received_bytes", "Bytes of image data received.", registry=self.registry
-        )
-        self.sent_bytes = Counter("regard_sent_bytes", "Bytes of feature data sent.", registry=self.registry)
+        self.received_bytes = self._count("regard_received_bytes", "Bytes of image data received.").labels()
+        self.sent_bytes = self._count("regard_sent_bytes", "Bytes of feature data sent.").labels()
         self.model_info = Gauge(
             "regard_model_info",
             "1 for every model that was loaded.",
@@ -90,5 +85,8 @@ class Metrics:
         ):
             Gauge(name, help_, registry=self.registry).set_function(read)
 
-    def _seconds(self, name: str, help_: str, label: str) -> Histogram:
-        return Histogram(name, help_, [label], buckets=SECONDS, registry=self.registry)
+    def _count(self, name: str, about: str, *labels: str) -> CounterFamily:
+        return CounterFamily(name, about, labels, self.registry)
+
+    def _seconds(self, name: str, about: str, label: str) -> HistogramFamily:
+        return HistogramFamily(name, about, [label], SECONDS, self.registry)
