@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from regard_models import ModelError
-from regard_proto.v1.features_pb2 import ExtractRequest
+from regard_proto.v1.features_pb2 import DESCRIPTOR, ExtractRequest
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
@@ -27,7 +27,9 @@ from regard_server.cores import usable_cores
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
-from regard_server.engine import Bounds, Engine, EngineOptions
+from regard_server.device_gauges import DeviceGauges
+from regard_server.embeddings import EmbeddingHealth
+from regard_server.engine import Bounds, Engine, EngineOptions, read_device
 from regard_server.errors import UnavailableError
 from regard_server.frontend.choose import FrontEnd, make_front_end
 from regard_server.frontend.routes import Handler, Routes
@@ -57,8 +59,18 @@ class Server:
     def __init__(self, settings: Settings, logger: logging.Logger) -> None:
         sources = resolve_sources(settings.models)
         cores = usable_cores()
-        self.metrics = Metrics()
+        self.metrics = Metrics(
+            EmbeddingHealth(
+                samples_per_s=settings.embedding_samples_per_s,
+                reference_samples=settings.embedding_reference_samples,
+                folder=settings.cache_dir,
+                logger=logger,
+            )
+        )
         self.catalog = Catalog([name for name, _ in sources])
+        self.metrics.expect(
+            models=self.catalog.states, methods=DESCRIPTOR.services_by_name["FeatureService"].methods_by_name
+        )
         self.health = Health(self.catalog)
         self._settings = settings
         self._logger = logger
@@ -79,7 +91,7 @@ class Server:
             clock=self._loop.time,
             logger=logger,
         )
-        self._warm: list[list[ServedModel]] = []  # by the devices that are ready
+        self._warm: dict[int, list[ServedModel]] = {}  # by the numbers of the devices that are ready
         self._devices = [
             DeviceThread(
                 number=number,
@@ -89,7 +101,7 @@ class Server:
                 sources=sources,
                 seed=settings.seed,
                 batcher=self._batcher,
-                on_ready=lambda models: self._call_soon(self._become_warm, models),
+                on_ready=partial(self._call_soon, partial(self._become_warm, number)),
                 on_failure=lambda error: self._call_soon(self._become_failed, error),
                 logger=logger,
             )
@@ -104,11 +116,14 @@ class Server:
                 ready=lambda: self.health.ready,
             )
         self.metrics.watch(
+            devices=DeviceGauges(self._busy_s, read_device),
             queue_depth=lambda: self._batcher.waiting,
             images=lambda: self._admission.images,
             size=lambda: self._admission.bytes,
             cached=lambda: self._reuse.bytes if self._reuse else 0,
             ready=lambda: self.health.ready,
+            most_images=settings.max_in_flight_images,
+            most_bytes=settings.max_in_flight_bytes,
         )
         self._front_end: FrontEnd | None = None
         self.address = ""
@@ -226,9 +241,17 @@ class Server:
         with contextlib.suppress(RuntimeError):  # a thread that was left behind has nobody to tell any more
             self._loop.call_soon_threadsafe(callback, argument)
 
-    def _become_warm(self, models: list[ServedModel]) -> None:
+    def _busy_s(self) -> dict[str, float]:
+        """Return for how long the devices that are ready have run batches, by their names."""
+        busy: dict[str, float] = {}
+        for number, models in list(self._warm.items()):
+            name = models[0].device
+            busy[name] = busy.get(name, 0.0) + self._batcher.busy_s(number)
+        return busy
+
+    def _become_warm(self, number: int, models: list[ServedModel]) -> None:
         """Take note that one more device is warm; the server is ready when all are."""
-        self._warm.append(models)
+        self._warm[number] = models
         if len(self._warm) == len(self._devices):
             self._become_ready(models)
 
@@ -244,6 +267,8 @@ class Server:
                 model.engine,
                 model.device,
             ).set(1)
+            (dimensions,) = model.outputs["embedding"].shape
+            self.metrics.embeddings.watch(model.name, fingerprint, dimensions)
         self._set_states(ModelState.READY)
         self._ready.set_result(None)
 

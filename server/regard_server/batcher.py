@@ -69,6 +69,10 @@ class Batcher:
         """How many entries wait for the device."""
         return len(self._scheduler)
 
+    def busy_s(self, device: int) -> float:
+        """Return for how many seconds a device has run batches so far."""
+        return self._scheduler.busy_s.get(device, 0.0)
+
     def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float) -> None:
         """Promise room to entries that are still being decoded; `submit` redeems it one by one, `release` gives it up.
 

@@ -4,12 +4,14 @@ Labels are the server's own words (models, methods, codes, outcomes), never what
 number of series is bounded. Histograms add up over replicas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from regard_server.device_gauges import DeviceGauges
+from regard_server.embeddings import EmbeddingHealth
 from regard_server.instruments import CounterFamily, HistogramFamily
 
 # From a cache hit on a GPU to an overloaded CPU; about three buckets an octave where people set their objectives.
@@ -18,13 +20,25 @@ SECONDS = (
     *(0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0),
 )
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+OUTCOMES = ("ok", "invalid", "shed", "late", "failed", "cancelled")
+# The codes of `errors.py`, and the two that gRPC adds.
+CODES = (
+    *("OK", "CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "RESOURCE_EXHAUSTED"),
+    *("FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"),
+)
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        embeddings: what watches over the vectors that are answered.
+    """
+
+    def __init__(self, embeddings: EmbeddingHealth) -> None:
+        self.embeddings = embeddings
         self.registry = CollectorRegistry()
+        self.registry.register(embeddings)
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.requests = self._count("regard_requests", "Calls answered; a stream is one.", "method", "code")
@@ -66,20 +80,38 @@ class Metrics:
             registry=self.registry,
         )
 
+    def expect(self, *, models: Iterable[str], methods: Iterable[str]) -> None:
+        """Make the series of these models and methods, at 0: a rate over one that begins at 1 never sees that 1."""
+        for model in models:
+            for outcome in OUTCOMES:
+                self.items.labels(model, outcome)
+            for each in (self.decode_seconds, self.queue_seconds, self.compute_seconds, self.batch_size):
+                each.labels(model)
+        for method in methods:
+            self.request_seconds.labels(method)
+            for code in CODES:
+                self.requests.labels(method, code)
+
     def watch(
         self,
         *,
+        devices: DeviceGauges,
         queue_depth: Callable[[], int],
         images: Callable[[], int],
         size: Callable[[], int],
         cached: Callable[[], int],
         ready: Callable[[], bool],
+        most_images: int,
+        most_bytes: int,
     ) -> None:
         """Read gauges from their owners whenever somebody scrapes."""
+        self.registry.register(devices)
         for name, help_, read in (
             ("regard_queue_depth", "Images that wait for the device.", queue_depth),
             ("regard_in_flight_images", "Images inside the server.", images),
             ("regard_in_flight_bytes", "Bytes of image data inside the server.", size),
+            ("regard_in_flight_images_limit", "Images that may be inside the server.", lambda: most_images),
+            ("regard_in_flight_bytes_limit", "Bytes that may be inside the server.", lambda: most_bytes),
             ("regard_cache_bytes", "Bytes of remembered outputs.", cached),
             ("regard_ready", "1 while the server takes requests.", ready),
         ):

@@ -17,6 +17,7 @@ from regard_server.decoding import DecodePool
 from regard_server.errors import (
     DeadlineExpiredError,
     InvalidImageError,
+    NonFiniteOutputError,
     OverloadedError,
     RegardError,
     UnavailableError,
@@ -98,6 +99,8 @@ class Pipeline:
             raise
         for result in results:
             self._metrics.items.labels(request.model.name, _outcome_label(result)).inc()
+            if isinstance(result.outcome, NonFiniteOutputError):
+                self._metrics.embeddings.nonfinite(request.model.name)
         return results
 
     def _reserve(self, request: Request) -> list[BatchKey]:
@@ -225,6 +228,7 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         model = ran[0].entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
         metrics.batch_size.labels(model).observe(ran[0].batch_size)
         metrics.compute_seconds.labels(model).observe(ran[0].compute_s)
+        metrics.embeddings.offer(model, ran[0].value)
         for outcome in ran:
             metrics.queue_seconds.labels(model).observe(outcome.queue_s)
     for outcome in outcomes:

@@ -78,6 +78,7 @@ class Scheduler:
         self._backlog = Backlog(max_batch, costs)  # who waits, and who was promised room
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
         self._freed: dict[int, float] = {}  # number of a device: when its last batch finished
+        self.busy_s: dict[int, float] = {}  # number of a device: how long batches have run on it
         self._numbers = itertools.count()
         self._batches = 0
         self._patience = _MOST_PATIENCE
@@ -169,6 +170,7 @@ class Scheduler:
             # A batch in a device's second lane begins when the one before it has finished.
             began = max(batch.dispatched, self._freed.get(batch.device, batch.dispatched))
             self._freed[batch.device] = now
+            self.busy_s[batch.device] = self.busy_s.get(batch.device, 0.0) + now - began
             self.learn(batch.key, len(batch.entries), now - began)
             self._hold.delivered(batch.key, len(batch.entries), now)
 

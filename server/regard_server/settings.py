@@ -150,6 +150,15 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         20.0, description="After SIGTERM: how long calls in flight may take, in seconds."
     )
+    embedding_samples_per_s: Annotated[float, Field(ge=0, le=100)] = Field(
+        4.0,
+        description="Embeddings of each model that are watched for collapse and drift, a second; 0: none.",
+    )
+    embedding_reference_samples: Annotated[int, Field(ge=16)] = Field(
+        512,
+        description="Drift is measured against so many embeddings, the first ones that are watched under a "
+        "fingerprint; kept in the cache.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["text", "json"] = Field("text", description="How it is logged.")
 
