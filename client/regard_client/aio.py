@@ -60,6 +60,7 @@ class AsyncClient:
         attention_reduction: AttentionReduction = "none",
         credentials: Credentials = None,
         token: str | None = None,
+        plaintext_token: bool = False,
         coalesce: bool | Coalescing = True,
         max_in_flight: int = 4,
         transport: Transport = DEFAULT_TRANSPORT,
@@ -73,7 +74,7 @@ class AsyncClient:
         self._target = target
         self._core = Core(target, query, expected_fingerprint, priority)
         self._timeout_s = timeout_s
-        self._metadata = call_metadata(token)
+        self._metadata = call_metadata(token, target, credentials, plaintext_token=plaintext_token)
         self._credentials = channel_credentials(credentials)
         self._options = transport.options(target)
         self._closed = False

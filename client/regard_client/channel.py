@@ -1,6 +1,7 @@
 """How the connection behaves: balancing, retries, keepalive, limits, TLS. Opens nothing itself."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -12,6 +13,8 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 MiB: Final = 1 << 20
 _MIN_BACKOFF_S: Final = 0.01
+# https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _LOCAL_PREFIXES: Final = ("localhost:", "127.", "[::1]", "unix:")
 
 
@@ -128,9 +131,26 @@ def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials | N
     return credentials.credentials() if isinstance(credentials, Tls) else credentials
 
 
-def call_metadata(token: str | None) -> Metadata:
-    """Return what goes with every call. Without TLS a token can be read by whoever sees the traffic."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
+def call_metadata(
+    token: str | None, target: str, credentials: Credentials, *, plaintext_token: bool = False
+) -> Metadata:
+    """Return what goes with every call.
+
+    Raises:
+        ValueError: a token that no header can carry, or one that would travel readable to another machine.
+    """
+    if not token:
+        return ()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(
+            "the token has characters that no bearer token has; expected A-Z a-z 0-9 . _ ~ + / - and = at the end"
+        )
+    if not (credentials or plaintext_token or target.startswith(_LOCAL_PREFIXES)):
+        raise ValueError(
+            f"without TLS the token could be read on its way to {target}; give credentials (on the command line --tls "
+            "or --ca), or plaintext_token (--plaintext-token) where something else keeps the way secret"
+        )
+    return (("authorization", f"Bearer {token}"),)
 
 
 def _read(path: str | Path | None) -> bytes | None:

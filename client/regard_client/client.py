@@ -52,7 +52,8 @@ class Client:
             single images, "bulk" for many.
         attention_reduction: how attention maps over queries and keys are reduced before they travel.
         credentials: TLS or mTLS; None for plain text.
-        token: a bearer token that goes with every call; readable on the way without TLS.
+        token: a bearer token that goes with every call; without TLS only to this machine.
+        plaintext_token: whether it may also go to others without TLS, readable by whoever sees the traffic.
         coalesce: whether concurrent calls ride together in one message, or how much of that.
         max_in_flight: messages of one `extract_many` or `results` that are on their way at once.
         transport: limits, retries and keepalive.
@@ -74,6 +75,7 @@ class Client:
         attention_reduction: AttentionReduction = "none",
         credentials: Credentials = None,
         token: str | None = None,
+        plaintext_token: bool = False,
         coalesce: bool | Coalescing = True,
         max_in_flight: int = 4,
         transport: Transport = DEFAULT_TRANSPORT,
@@ -86,7 +88,7 @@ class Client:
         )
         self._core = Core(target, query, expected_fingerprint, priority)
         self._timeout_s = timeout_s
-        self._metadata = call_metadata(token)
+        self._metadata = call_metadata(token, target, credentials, plaintext_token=plaintext_token)
         self._closed = threading.Event()
         secrets, options = channel_credentials(credentials), transport.options(target)
         self._channel = (

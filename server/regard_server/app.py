@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
+import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
@@ -42,11 +43,14 @@ from regard_server.observe import ObservationPort
 from regard_server.pipeline import Pipeline, settle
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
+from regard_server.security.door import TokenDoor
+from regard_server.security.tls import Tls, TlsFiles
+from regard_server.security.tokens import Tokens
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
 from regard_server.servicers.parsing import bounded_parser
 from regard_server.servicers.requests import RequestLimits
-from regard_server.settings import Settings
+from regard_server.settings import Settings, is_local
 from regard_server.sources import resolve_sources
 
 # What the device thread may still be busy with when everybody has been answered: the batch of callers who left.
@@ -138,6 +142,8 @@ class Server:
             # Clients that ping an idle connection to keep it alive are welcome, every 10 s at most.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # Who has connected and says nothing keeps a socket: two minutes by default.
+            ("grpc.server_handshake_timeout_ms", 10_000),
         ]
 
     def _make_routes(self) -> Routes:
@@ -179,19 +185,37 @@ class Server:
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         described = reflection.aio.ReflectionServicer((SERVICE, health, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, routes)  # type: ignore[no-untyped-call]
+        if settings.tokens_file:
+            tokens = Tokens(settings.tokens_file, self._logger, partial(self._count_reload, "tokens"))
+            probes = {name for name in routes.methods if name.startswith(f"/{health}/")}
+            routes.door = TokenDoor(tokens, border.refuse, probes)
         return cast("Routes", routes)
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        certificate, key = self._settings.tls_certificate, self._settings.tls_key
+        if not certificate or not key:
+            return None
+        files = TlsFiles(certificate, key, self._settings.tls_client_authority)
+        return Tls(files, self._logger, partial(self._count_reload, "certificate")).credentials()
+
+    def _count_reload(self, what: str, went_well: bool) -> None:  # noqa: FBT001 - a callback of one fact
+        self.metrics.reloads.labels(what, "ok" if went_well else "failed").inc()
 
     async def start(self) -> None:
         """Bind both ports and begin to load; `address` and `metrics_address` are known afterwards.
 
         Raises:
-            OSError: an address cannot be bound, or the front end that was asked for cannot serve.
+            OSError: an address cannot be bound, the front end that was asked for cannot serve, or a file of
+                certificates or tokens is of no use.
         """
         self._front_end = await make_front_end(
             self._settings.frontend, self._make_routes(), self._options(), self._logger
         )
         wanted = self._settings.address
-        port = self._front_end.listen(wanted)
+        credentials = self._credentials()
+        port = self._front_end.listen(wanted, credentials)
+        if self._settings.tokens_file and not credentials and not is_local(wanted):
+            self._logger.warning("tokens travel in plain text to %s: set tls_certificate and tls_key", wanted)
         self.address = wanted if wanted.startswith("unix:") else f"{wanted.rpartition(':')[0]}:{port}"
         if self._observation:
             try:

@@ -23,12 +23,17 @@ def serve(argv: Sequence[str]) -> int:
     # Threads that spin while they wait are fast alone, and collapse when another process takes a core. OpenMP
     # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from regard_server.security.faults import security_faults  # noqa: PLC0415 - beside its companion
     from regard_server.sources import InvalidSourceError, resolve_sources  # noqa: PLC0415 - imports torch
 
+    faults = security_faults(settings)
+    sources: list[tuple[str, str]] = []
     try:
         sources = resolve_sources(settings.models)
     except InvalidSourceError as error:
-        return _refuse(error)
+        faults.append(str(error))
+    if faults:
+        return _refuse("\n".join(faults))
     if chosen.check:
         for name, value in settings.model_dump().items():
             print(f"{name} = {value!r}")  # noqa: T201 - the command's answer
@@ -58,6 +63,6 @@ def profile(argv: Sequence[str]) -> int:
     return profile_models(settings)
 
 
-def _refuse(error: Exception) -> int:
+def _refuse(error: Exception | str) -> int:
     print(f"regard serve: these settings cannot be served with:\n{error}", file=sys.stderr)  # noqa: T201
     return EXIT_USAGE

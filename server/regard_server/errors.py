@@ -14,6 +14,9 @@
     │   ├── InvalidPixelsError
     │   └── InvalidTensorError
     │       └── NonFiniteTensorError
+    ├── UnauthenticatedError           UNAUTHENTICATED      who calls without a token that is known
+    │   ├── MissingTokenError
+    │   └── InvalidTokenError
     ├── ModelNotFoundError             NOT_FOUND
     ├── FingerprintMismatchError       FAILED_PRECONDITION
     ├── DeadlineExpiredError           DEADLINE_EXCEEDED
@@ -136,6 +139,25 @@ class NonFiniteTensorError(InvalidTensorError):
     """A float tensor that holds NaN or infinity."""
 
     reason = "TENSOR_NOT_FINITE"
+
+
+class UnauthenticatedError(RegardError):
+    """Somebody of whom nothing shows that he may call."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class MissingTokenError(UnauthenticatedError):
+    """A call without a bearer token where one is needed."""
+
+    reason = "TOKEN_MISSING"
+
+
+class InvalidTokenError(UnauthenticatedError):
+    """A token that is not, or no longer, known."""
+
+    reason = "TOKEN_INVALID"
 
 
 class ModelNotFoundError(RegardError):

@@ -53,6 +53,16 @@ class CallInterceptor:
             handler.response_serializer,
         )
 
+    def refuse(self, method: str, error: RegardError) -> Handler:
+        """Return what answers a call of a method with an error, and receives nothing of it."""
+
+        async def raise_it(_request: Any, _context: Context) -> None:
+            raise error
+
+        make = cast("Any", grpc.stream_stream_rpc_method_handler)
+        refusal: Handler = make(self._guard(method.rpartition("/")[2], raise_it))
+        return refusal
+
     def _guard(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             began = time.perf_counter()

@@ -28,7 +28,7 @@ async def run(settings: Settings, logger: logging.Logger) -> int:
         logger.error("%s", error)  # noqa: TRY400 - the message is for an operator; a traceback would hide it
         return EXIT_FAILED
     logger.info("listening on %s, loading %s", server.address, ", ".join(server.catalog.states))
-    announcing = asyncio.create_task(_announce(server, logger, for_people=settings.log_format == "text"))
+    announcing = asyncio.create_task(_announce(server, logger, settings))
     ends: list[asyncio.Future[Any]] = [stopping, server.failed]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
@@ -41,24 +41,39 @@ async def run(settings: Settings, logger: logging.Logger) -> int:
     return status
 
 
-async def _announce(server: Server, logger: logging.Logger, *, for_people: bool) -> None:
+async def _announce(server: Server, logger: logging.Logger, settings: Settings) -> None:
     """Tell whoever started this where it is: people on standard output, with what to try; machines in the log."""
     try:
         await server.ready()
     except UnavailableError:
         return  # logged by the server, and `failed` ends the process
     lines = [f"regard is ready on {server.address}"]
-    if for_people:
+    if settings.log_format == "text":
         if server.metrics_address:
             lines.append(f"metrics:  http://{server.metrics_address}/metrics")
         for model, fingerprint in server.catalog.known():
             trained = "trained" if model.trained else "UNTRAINED, vectors mean little"
             lines.append(f"model:    {model.name} ({trained}), fingerprint {fingerprint[:12]}")
-        target = server.address.replace("0.0.0.0:", "localhost:").replace("[::]:", "localhost:")
-        lines.append(f"try:      regard extract --target {target} PHOTO.jpg")
+        lines.append(f"try:      regard extract {_connection(server.address, settings)} PHOTO.jpg")
         print("\n".join(lines), flush=True)  # noqa: T201 - the answer to the command, not a log
     else:
         logger.info("%s", lines[0])
+
+
+def _connection(address: str, settings: Settings) -> str:
+    """Return the options that bring `regard extract` here."""
+    host, colon, port = address.rpartition(":")
+    secure = settings.tls_certificate is not None
+    if host in {"0.0.0.0", "[::]"} or (secure and host == "127.0.0.1"):  # noqa: S104 - a name, for certificates
+        address = f"localhost{colon}{port}"
+    options = f"--target {address}"
+    if secure:
+        options += f" --ca {settings.tls_certificate}"
+    if settings.tls_client_authority:
+        options += " --certificate PEM --key PEM"
+    if settings.tokens_file:
+        options += " --token-file FILE"
+    return options
 
 
 def _watch_signals(logger: logging.Logger) -> asyncio.Future[None]:

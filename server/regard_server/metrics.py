@@ -6,7 +6,7 @@ number of series is bounded. Histograms add up over replicas.
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -24,7 +24,7 @@ OUTCOMES = ("ok", "invalid", "shed", "late", "failed", "cancelled")
 # The codes of `errors.py`, and the two that gRPC adds.
 CODES = (
     *("OK", "CANCELLED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "RESOURCE_EXHAUSTED"),
-    *("FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"),
+    *("FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE", "UNAUTHENTICATED"),
 )
 
 
@@ -73,6 +73,13 @@ class Metrics:
         )
         self.received_bytes = self._count("regard_received_bytes", "Bytes of image data received.").labels()
         self.sent_bytes = self._count("regard_sent_bytes", "Bytes of feature data sent.").labels()
+        # The library's own: files are found to have changed in gRPC's threads.
+        self.reloads = Counter(
+            "regard_security_reloads",
+            "Times that certificates or tokens changed on disk, by what and outcome: ok, failed.",
+            ["what", "outcome"],
+            registry=self.registry,
+        )
         self.model_info = Gauge(
             "regard_model_info",
             "1 for every model that was loaded.",

@@ -114,6 +114,18 @@ class Settings(BaseSettings):
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain; gRPC then speaks TLS only."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key, unencrypted.")
+    tls_client_authority: Path | None = Field(
+        None, description="PEM file of who issues callers' certificates; every caller then needs one (mTLS)."
+    )
+    tokens_file: Path | None = Field(
+        None,
+        description="File of bearer tokens, one a line after an optional name; every call but health checks then needs "
+        "one of them. This file and those of TLS are read again when they change.",
+    )
     default_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         30.0, description="Deadline of callers who set none, in seconds."
     )
@@ -181,6 +193,15 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, missing = ("certificate", "key") if self.tls_certificate else ("key", "certificate")
+            raise ValueError(f"tls_{missing}: it is missing; tls_{given} is of no use without it")
+        if self.tls_client_authority and not self.tls_certificate:
+            raise ValueError("tls_client_authority: it is of no use without tls_certificate and tls_key")
+        return self
+
+    @model_validator(mode="after")
     def _limits_agree(self) -> "Settings":
         if self.max_image_bytes > self.max_message_bytes:
             raise ValueError(
@@ -188,6 +209,11 @@ class Settings(BaseSettings):
                 f"({self.max_message_bytes}): such an image could never arrive"
             )
         return self
+
+
+def is_local(address: str) -> bool:
+    """Tell whether an address can be reached from this machine alone."""
+    return address.startswith(("unix:", "127.", "localhost:", "[::1]:"))
 
 
 def load_settings(argv: Sequence[str]) -> Settings:

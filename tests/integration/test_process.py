@@ -1,6 +1,7 @@
 """`regard serve` as a process: its first line, its exit status, and what it says when it cannot."""
 
 import contextlib
+import datetime as dt
 import os
 import re
 import signal
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
@@ -217,4 +222,62 @@ def test_weights_that_are_none_are_one_clear_line(tmp_path):
     status, out, err = run(*LOCAL, *PLAIN, "--models", str(path))
     assert (status, out) == (1, "")
     assert str(path) in err
+    assert "Traceback" not in err
+
+
+def test_sigterm_with_tls_ends_orderly(start, tmp_path):
+    """Connections under TLS, one of them half open, keep nobody from stopping."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = tmp_path / "cert.pem", tmp_path / "key.pem"
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    process = start("--models", "resnet_tiny", "--tls-certificate", str(pem), "--tls-key", str(secret))
+    announced, address, _ = process.ready()
+    port = int(address.rpartition(":")[2])
+    assert f"--target localhost:{port} --ca {pem}" in announced
+    credentials = grpc.ssl_channel_credentials(pem.read_bytes())
+    with (
+        grpc.secure_channel(f"localhost:{port}", credentials) as channel,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        request = pb.ExtractRequest(images=[image(32)])
+        assert len(FeatureServiceStub(channel).Extract(request, timeout=PATIENCE_S).results) == 1
+        process.send(signal.SIGTERM)
+        assert process.end() == 0
+    assert "Traceback" not in process.log
+
+
+def test_check_reads_certificates_and_tokens(tmp_path):
+    """Files that cannot be served with are found before anything is served, all of them, beside the models."""
+    (tmp_path / "tokens").write_text("short")
+    files = (
+        "--tls-certificate",
+        "none.pem",
+        "--tls-key",
+        "none.key",
+        "--tokens-file",
+        str(tmp_path / "tokens"),
+    )
+    status, out, err = run("--check", *files, "--models", "resnet_tinny")
+    assert (status, out) == (2, "")
+    for said in ("tls_certificate: cannot read", "tls_key: cannot read", "tokens_file: ", "models: "):
+        assert said in err
+    assert "short" not in err.replace("too short", "")
     assert "Traceback" not in err

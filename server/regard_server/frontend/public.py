@@ -1,11 +1,11 @@
 """The front end that gRPC's public interface gives: `grpc.aio`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
 
-from regard_server.frontend.routes import Routes
+from regard_server.frontend.routes import Handler, Routes
 
 
 class PublicFrontEnd:
@@ -19,7 +19,8 @@ class PublicFrontEnd:
     name = "public"
 
     def __init__(self, routes: Routes, options: Sequence[tuple[str, Any]]) -> None:
-        self._server = grpc.aio.server(options=options)
+        doors = (_Door(routes),) if routes.door else ()
+        self._server = grpc.aio.server(options=options, interceptors=doors)
         for service, handlers in routes.services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
@@ -43,3 +44,22 @@ class PublicFrontEnd:
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and cancel those that are not over in time; again and again if need be."""
         await self._server.stop(grace_s)
+
+
+class _Door(grpc.aio.ServerInterceptor):
+    """The routes' door, as gRPC knows such things."""
+
+    def __init__(self, routes: Routes) -> None:
+        self._door = routes.door
+        self._methods = frozenset(routes.methods)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        method: str = handler_call_details.method
+        answer = None
+        if self._door and method in self._methods:
+            answer = self._door(method, handler_call_details.invocation_metadata)
+        return answer or await continuation(handler_call_details)

@@ -1,11 +1,12 @@
 """The methods that are served, collected from generated code as if from a server of gRPC's own."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Metadata = Sequence[tuple[str, str | bytes]]
 Wrap = Callable[[str, Handler], Handler]
 
 
@@ -15,10 +16,16 @@ class Routes:
     Args:
         wrap: gets the full name ("/package.Service/Method") and the handler of every method, and returns the
             handler that is to be served; once, when the method is added.
+
+    Attributes:
+        door: asked about every call of a method that is served, before its message is received: gets the method's
+            full name and the call's metadata, returns what answers the call instead, and None to let it in. Must
+            be quick, and is called from whatever thread takes calls. None: everybody is let in.
     """
 
     def __init__(self, wrap: Wrap) -> None:
         self._wrap = wrap
+        self.door: Callable[[str, Metadata], Any] | None = None  # of Handler | None
         self.services: dict[str, dict[str, Handler]] = {}
 
     @property

@@ -9,7 +9,8 @@ import grpc
 import numpy as np
 import pytest
 
-from regard_client import Client, MessageTooLargeError, Tls, Transport, UnavailableError
+from regard_client import AsyncClient, Client, MessageTooLargeError, Tls, Transport, UnavailableError
+from regard_client.channel import call_metadata
 from regard_client.testing import FakeServer
 from regard_client.testing.servicer import OUTPUTS, Script, Servicer
 from regard_proto.v1 import features_pb2_grpc
@@ -151,3 +152,36 @@ def test_half_of_mtls_is_refused():
     """A certificate without its key is a mistake that is told at once."""
     with pytest.raises(ValueError, match="certificate and key"):
         Client(credentials=Tls(certificate="cert.pem"))
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "sent"),
+    [
+        ("localhost:1", {}, True),
+        ("unix:/run/regard", {}, True),
+        ("regard:1", {"credentials": Tls()}, True),
+        ("regard:1", {"plaintext_token": True}, True),
+        ("regard:1", {}, False),
+        ("dns:///localhost.example:1", {}, False),
+        ("localhost.example:1", {}, False),
+    ],
+)
+def test_a_token_does_not_travel_in_plain_text(target, options, sent):
+    """To other machines it goes through TLS, or where somebody says that the way is safe."""
+    if sent:
+        assert call_metadata("secret", target, options.pop("credentials", None), **options)
+        return
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="without TLS"):
+            kind(target, token="secret", **options)  # noqa: S106 - not one
+
+
+@pytest.mark.parametrize("token", ["two words", "line\n", "naïve", "", "a\x00b"])
+def test_a_token_that_no_header_can_carry_is_refused(token):
+    """Before anything is sent, and without being shown; an empty one is none."""
+    if not token:
+        assert call_metadata(token, "localhost:1", None) == ()
+        return
+    with pytest.raises(ValueError, match="no bearer token") as error:
+        Client(token=token)
+    assert token not in str(error.value)

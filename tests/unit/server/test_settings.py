@@ -185,3 +185,17 @@ def test_help_shows_every_setting(capsys):
     shown = capsys.readouterr().out
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--tls-certificate", "a"], "tls_key: it is missing"),
+        (["--tls-key", "a"], "tls_certificate: it is missing"),
+        (["--tls-client-authority", "a"], "tls_client_authority: it is of no use"),
+    ],
+)
+def test_tls_is_whole_or_not_at_all(argv, said):
+    """Half of what TLS needs is a fault, not plain text."""
+    (line,) = faults(*argv)
+    assert line.startswith(said)

@@ -38,6 +38,7 @@ class DirectFrontEnd:
     name = "direct"
 
     def __init__(self, routes: Routes, options: Sequence[tuple[str, Any]], logger: logging.Logger) -> None:
+        self._door = routes.door
         self._methods = {name: to_method(name, handler) for name, handler in routes.methods.items()}
         self._logger = logger
         self._loop = asyncio.get_running_loop()
@@ -121,6 +122,8 @@ class DirectFrontEnd:
             core.watch(ignore)
             core.finish(None, grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
             return
+        if self._door and (answer := self._door(core.method, core.metadata)):
+            method = to_method(core.method, answer)
         call = Call(core, method, post=self._post, loop=self._loop, logger=self._logger)
         core.watch(lambda event: self._post(call.leave, None) if left(event) else None)
         if method.streams_requests:
