@@ -11,6 +11,8 @@ def test_identical_images_in_flight_cost_one_forward(serve, pictures):
     served.gate.hold()
     calls = [served.begin(picture, picture) for _ in range(2)]
     served.gate.until(before + 1)
+    while served.metric("regard_in_flight_images") < 4:  # both calls are inside
+        assert not any(call.done() for call in calls)
     served.gate.open()
     results = [result for call in calls for result in call.result().results]
     assert served.gate.batches[before:] == [1]
