@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 READY  := $(VENV)/.ready
+PROMETHEUS := .cache/prometheus
+PROMTOOL   := $(PROMETHEUS)/usr/bin/promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check fix bench e2e-compose proto proto-release clean
+.PHONY: help demo serve test check fix bench dashboards e2e-compose proto proto-release clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +27,15 @@ demo: $(READY)  ## start a server, compare the sample photographs through the cl
 serve: $(READY)  ## keep a server in the foreground
 	@$(BIN)/regard serve
 
-test: $(READY)  ## run every test
+# Fetched once; the time of what is inside is Debian's.
+$(PROMTOOL):
+	tests/e2e/monitoring/prometheus.sh $(PROMETHEUS)
+	@touch -h $@
+
+test: $(READY) $(PROMTOOL)  ## run every test
 	$(BIN)/pytest
 
-check: $(READY)  ## everything that can be said without running: style, types, walls, protos
+check: $(READY) $(PROMTOOL)  ## everything that can be said without running: style, types, walls, protos, dashboards, rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -39,11 +46,17 @@ check: $(READY)  ## everything that can be said without running: style, types, w
 	$(BIN)/buf format --diff --exit-code proto
 	$(BIN)/buf lint build/regard.binpb --config buf.yaml --path regard_proto
 	$(BIN)/buf breaking build/regard.binpb --against proto/released.binpb --config buf.yaml --path regard_proto
+	$(BIN)/python deploy/grafana/generate.py --check
+	$(BIN)/python tests/typing/grafana/dashboards.py
+	$(PROMTOOL) check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 
 fix: $(READY)  ## let the tools mend what they can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/buf format --write proto
+
+dashboards: $(READY)  ## make the Grafana dashboards from deploy/grafana
+	$(BIN)/python deploy/grafana/generate.py
 
 e2e-compose: $(READY)  ## build the image, bring docker-compose.yml up, ask it, take it down (starts an engine if none runs)
 	$(BIN)/python tests/e2e/compose/smoke.py
