@@ -184,7 +184,7 @@ class Core:
 
 def is_too_much(error: RegardError) -> bool:
     """Tell whether a message was refused for what it holds in all, so that halves of it may pass."""
-    return isinstance(error, MessageTooLargeError) or error.reason == "TOO_MANY_IMAGES"
+    return isinstance(error, MessageTooLargeError) or error.reason in {"TOO_MANY_IMAGES", "REPLY_TOO_LARGE"}
 
 
 def only(result: Result) -> Result:

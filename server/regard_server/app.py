@@ -163,6 +163,7 @@ class Server:
                 image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
                 max_message_bytes=settings.max_message_bytes,
                 max_tensor_side=settings.max_tensor_side,
+                max_reply_bytes=settings.max_reply_bytes,
             ),
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,

@@ -2,8 +2,10 @@
 
     RegardError
     ├── InvalidRequestError            INVALID_ARGUMENT     the request, whatever its images
+    │   ├── MalformedRequestError
     │   ├── NoImagesError
     │   ├── TooManyImagesError
+    │   ├── ReplyTooLargeError
     │   ├── UnknownOutputError
     │   └── UnknownEncodingError
     ├── InvalidImageError              INVALID_ARGUMENT     one image; its neighbours are answered
@@ -68,6 +70,12 @@ class InvalidRequestError(RegardError):
     reason = "INVALID_REQUEST"
 
 
+class MalformedRequestError(InvalidRequestError):
+    """Bytes that are no message of the method's type."""
+
+    reason = "REQUEST_MALFORMED"
+
+
 class NoImagesError(InvalidRequestError):
     """A request without images."""
 
@@ -78,6 +86,12 @@ class TooManyImagesError(InvalidRequestError):
     """More images in a request than the server allows."""
 
     reason = "TOO_MANY_IMAGES"
+
+
+class ReplyTooLargeError(InvalidRequestError):
+    """More bytes of outputs than the server computes for one request."""
+
+    reason = "REPLY_TOO_LARGE"
 
 
 class UnknownOutputError(InvalidRequestError):

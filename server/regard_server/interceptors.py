@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
-from regard_server.errors import RegardError
+from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Handler
 from regard_server.metrics import Metrics
 from regard_server.request_id import METADATA_KEY, begin_request
@@ -44,12 +45,15 @@ class CallInterceptor:
         name = method.rpartition("/")[2]
         make = grpc.unary_unary_rpc_method_handler
         behaviour = handler.unary_unary
+        # Here rather than in gRPC, which would answer what cannot be read with UNKNOWN.
+        parse, received = handler.request_deserializer, None
         if handler.stream_stream is not None:
             make = cast("Any", grpc.stream_stream_rpc_method_handler)
             behaviour = cast("Any", handler.stream_stream)
+            parse, received = None, handler.request_deserializer
         return make(
-            cast("Any", self._guard(name, cast("Behaviour", behaviour))),
-            handler.request_deserializer,
+            cast("Any", self._guard(name, cast("Behaviour", behaviour), parse)),
+            received,
             handler.response_serializer,
         )
 
@@ -63,14 +67,21 @@ class CallInterceptor:
         refusal: Handler = make(self._guard(method.rpartition("/")[2], raise_it))
         return refusal
 
-    def _guard(self, method: str, behaviour: Behaviour) -> Behaviour:
+    def _guard(
+        self, method: str, behaviour: Behaviour, parse: Callable[[bytes], Any] | None = None
+    ) -> Behaviour:
         async def guarded(request: Any, context: Context) -> Any:
             began = time.perf_counter()
-            request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()))
+            if parse is not None:
+                request = _read(parse, request)
+            own = getattr(request, "request_id", "")
+            request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()), own)
             named: Metadata = ((METADATA_KEY, request_id),)
             context.set_trailing_metadata(tuple(named))
             code, details, trailers = grpc.StatusCode.OK, "", named
             try:
+                if isinstance(request, MalformedRequestError):
+                    raise request  # noqa: TRY301 - into a status, like what the servicer raises
                 return await behaviour(request, context)
             except RegardError as error:
                 code, details = error.code, error.message
@@ -94,3 +105,13 @@ class CallInterceptor:
             return await context.abort(code, details, tuple(trailers))
 
         return guarded
+
+
+def _read(parse: Callable[[bytes], Any], data: bytes) -> Any:
+    """Return a message, or the error that it is none."""
+    try:
+        return parse(data)
+    except MalformedRequestError as error:
+        return error.with_traceback(None)  # which would hold the data
+    except DecodeError:
+        return MalformedRequestError("the request cannot be read; expected a message of the method's type")

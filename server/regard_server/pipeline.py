@@ -135,7 +135,7 @@ class Pipeline:
 
     async def _extract_one(self, request: Request, picture: Picture, key: BatchKey) -> Result:
         try:
-            if self._reuse is not None and picture.content:
+            if self._reuse is not None and picture.content is not None:
                 return await self._share(self._reuse, request, picture, key)
             return await self._compute(request, picture, key)
         except RegardError as error:  # this picture's alone
@@ -174,8 +174,9 @@ class Pipeline:
             return own.outcome
 
         try:
+            content = picture.content() if picture.content else ()
             outputs, source = await reuse.get(
-                content_key(picture.content, request.model.name, request.outputs), compute
+                content_key(content, request.model.name, request.outputs), compute
             )
         except RegardError:
             if own is not None:  # with its timings

@@ -23,7 +23,7 @@ class Picture:
         height: likewise.
         width: likewise.
         quick: whether `read` costs less than a hop to a thread; it is then called on the event loop.
-        content: everything that the answer depends on, besides model and outputs; what identical pictures share.
+        content: returns everything that the answer depends on, besides model and outputs.
     """
 
     read: Callable[[], npt.NDArray[Any]]
@@ -32,7 +32,7 @@ class Picture:
     height: int
     width: int
     quick: bool = False
-    content: tuple[bytes, ...] = ()
+    content: Callable[[], tuple[bytes, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
     max_images_per_request: Annotated[int, Field(ge=1)] = Field(
         256, description="Images in one request, at most."
     )
+    max_reply_bytes: Annotated[int, Field(ge=1024)] = Field(
+        64 * MIB,
+        description="Bytes of outputs in one reply, at most, and four times that computed for it as float32; predicted "
+        "before anything is computed.",
+    )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(20 * MIB, description="Bytes of one image, at most.")
     max_image_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)] = Field(
         50_000_000, description="Height × width of one image, at most; read before decoding."

@@ -27,6 +27,7 @@ from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 from regard_server.app import Server
 from regard_server.engine import Engine
+from regard_server.request_id import current_request_id
 from regard_server.scheduler import Scheduler
 from regard_server.settings import Settings
 
@@ -55,9 +56,11 @@ class Journal(logging.Handler):
     def __init__(self):
         super().__init__()
         self.lines = []
+        self.names = []  # the request that each line belongs to
         self._signal = Signal()
 
     def emit(self, record):
+        self.names.append(current_request_id())
         self.lines.append(record.getMessage())
         self._signal.notify()
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from regard_client import Client
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 
@@ -177,14 +178,63 @@ def test_a_message_of_200_megabytes(shared, pictures):
     assert shared.extract(*pictures(1)).results
 
 
-def test_bytes_that_are_no_message(shared, pictures):
-    """Bytes that are no protobuf cost their call, and nothing else."""
-    call = shared.channel.unary_unary("/regard.v1.FeatureService/Extract")
+@pytest.mark.parametrize("method", ["Extract", "ListModels", "GetModel"])
+def test_bytes_that_are_no_message(shared, pictures, reason, method):
+    """Bytes that are no protobuf are the caller's fault, cost their call, and nothing else."""
+    call = shared.channel.unary_unary(f"/regard.v1.FeatureService/{method}")
     with pytest.raises(grpc.RpcError) as error:
         call(b"\xff" * 100, timeout=30)
-    assert error.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(error.value) == "REQUEST_MALFORMED"
     assert shared.extract(*pictures(1)).results
     shared.assert_empty()
+
+
+def test_bytes_that_are_no_message_on_a_stream(shared, pictures, reason):
+    """What was read before them is answered, and then the stream ends as the caller's fault."""
+    good = pb.ExtractRequest(images=pictures(1), request_id="good").SerializeToString()
+    stream = shared.channel.stream_stream("/regard.v1.FeatureService/StreamExtract")
+    answers = stream(iter([good, b"\xff" * 100, good]), timeout=30)
+    assert pb.ExtractResponse.FromString(next(answers)).request_id == "good"
+    with pytest.raises(grpc.RpcError) as error:
+        next(answers)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason(error.value) == "REQUEST_MALFORMED"
+    shared.assert_empty()
+    assert shared.journal.count("a bug in") == 0
+
+
+def test_a_health_check_that_is_no_message(shared):
+    """Another service's messages are refused by the front end; nothing of ours is a bug then."""
+    with pytest.raises(grpc.RpcError) as error:
+        shared.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff" * 100, timeout=30)
+    assert error.value.code() in {
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }  # grpc.aio's own is UNKNOWN
+    assert shared.check() == "SERVING"
+
+
+def test_a_reply_that_would_be_too_large_is_refused_before_it_is_computed(serve, pictures, reason):
+    """Many maps at once are refused with the size that they would have; fewer are answered."""
+    served = serve(max_reply_bytes=10_000)
+    assert served.extract(*pictures(4), outputs=["layer1"]).ByteSize() < 10_000  # 8×8×8 float32 each
+    batches = len(served.gate.batches)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(*pictures(5), outputs=["layer1"])
+    assert (error.value.code(), reason(error.value)) == (INVALID, "REPLY_TOO_LARGE")
+    assert "for 5 images" in error.value.details()
+    assert len(served.gate.batches) == batches
+    small = {"outputs": ["layer1"], "encoding": pb.ENCODING_FLOAT16}
+    assert len(served.extract(*pictures(8), **small).results) == 8
+
+
+def test_the_client_asks_for_less_at_a_time(serve):
+    """`results` halves its messages until their replies are let through."""
+    served = serve(max_reply_bytes=10_000)
+    with Client(served.server.address) as client:
+        maps = list(client.extract_many([np.zeros((32, 32, 3), np.uint8)] * 30, output="layer1"))
+    assert [each.shape for each in maps] == [(8, 8, 8)] * 30
 
 
 def test_a_method_that_is_not_there(shared):

@@ -128,6 +128,25 @@ def test_the_request_id_of_the_message_comes_back(shared, pictures):
     assert shared.extract(*pictures(1), request_id="mine").request_id == "mine"
 
 
+def test_the_request_id_of_the_message_is_in_the_log(serve, pictures):
+    """The line of a call bears the name that its message has; on a stream each request's trouble bears its own."""
+    served = serve()
+    served.extract(*pictures(1), request_id="mine")
+    served.journal.until("Extract OK")
+    assert (
+        dict(zip(served.journal.lines, served.journal.names, strict=True))[
+            next(line for line in served.journal.lines if "Extract OK" in line)
+        ]
+        == "mine"
+    )
+    served.server._batcher.submit = None  # a bug of ours
+    stream = served.features.StreamExtract(
+        iter([pb.ExtractRequest(images=pictures(1), request_id="theirs")]), timeout=30
+    )
+    assert next(stream).error.message.startswith("internal error")
+    assert served.journal.names[served.journal.lines.index("a bug in StreamExtract")] == "theirs"
+
+
 def test_the_request_id_of_the_metadata_comes_back(shared, pictures):
     """`x-request-id` is echoed in the trailers, and names a request that has no id of its own."""
     request = pb.ExtractRequest(images=pictures(1))

@@ -12,10 +12,17 @@ from grpc.aio import ServicerContext
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceServicer
 from regard_server.catalog import Catalog
-from regard_server.errors import InternalError, InvalidRequestError, RegardError, UnavailableError, quote
+from regard_server.errors import (
+    InternalError,
+    InvalidRequestError,
+    MalformedRequestError,
+    RegardError,
+    UnavailableError,
+    quote,
+)
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
-from regard_server.request_id import current_request_id
+from regard_server.request_id import begin_request, current_request_id
 from regard_server.servicers.replies import to_error_response, to_model, to_result, to_unloaded_model
 from regard_server.servicers.requests import RequestLimits, to_request
 
@@ -74,6 +81,7 @@ class FeatureServicer(FeatureServiceServicer):
         window = asyncio.Semaphore(self._stream_window)
         writing = asyncio.Lock()  # gRPC takes one message at a time
         in_flight: set[str] = set()
+        malformed: list[MalformedRequestError] = []
 
         async def answer(request: pb.ExtractRequest) -> None:
             response = await self._answer(request, in_flight, context)
@@ -84,9 +92,12 @@ class FeatureServicer(FeatureServiceServicer):
 
         async def read(group: asyncio.TaskGroup) -> None:
             await window.acquire()
-            async for request in requests:
-                group.create_task(answer(request))
-                await window.acquire()
+            try:
+                async for request in requests:
+                    group.create_task(answer(request))
+                    await window.acquire()
+            except MalformedRequestError as error:  # what was read before it is answered first
+                malformed.append(error)
 
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(read(group))
@@ -97,6 +108,8 @@ class FeatureServicer(FeatureServiceServicer):
             leaving.cancel()
         if cut_short:
             raise UnavailableError("the server is shutting down; send what was not answered to another")
+        if malformed:
+            raise malformed[0]
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Describe every model."""
@@ -112,6 +125,7 @@ class FeatureServicer(FeatureServiceServicer):
         self, message: pb.ExtractRequest, in_flight: set[str], context: Context
     ) -> pb.ExtractResponse:
         """Answer one request of a stream; an error of the whole request is in the response."""
+        begin_request((), message.request_id)  # in this request's own task
         try:
             # The deadline that gRPC knows is the whole stream's.
             timeout_s = min(_remaining_s(context), self._default_timeout_s)

@@ -9,7 +9,10 @@ count them. So the fields are counted while they are bytes, and what is beyond t
 
 from collections.abc import Callable, Iterator
 
+from google.protobuf.message import DecodeError
+
 from regard_proto.v1 import features_pb2 as pb
+from regard_server.errors import MalformedRequestError
 
 # Fields beyond the images allowed that are walked over at most; gRPC refuses a request of more as no message at all.
 _MOST_FIELDS = 1 << 16
@@ -20,24 +23,30 @@ _SMALLEST_IMAGE = 2
 def bounded_parser(max_images: int) -> Callable[[bytes], pb.ExtractRequest]:
     """Return what parses `ExtractRequest`, giving at most one image more than `max_images`.
 
-    The parser raises `ValueError` for what has too many fields, and `DecodeError` for what is no such message.
+    The parser raises `MalformedRequestError` for what is no such message, or has too many fields.
     """
 
     def parse(data: bytes) -> pb.ExtractRequest:
+        try:
+            return pb.ExtractRequest.FromString(bounded(data))
+        except DecodeError as error:
+            raise MalformedRequestError("the request cannot be read; expected an ExtractRequest") from error
+
+    def bounded(data: bytes) -> bytes:
         if len(data) <= _SMALLEST_IMAGE * max_images:
-            return pb.ExtractRequest.FromString(data)
+            return data
         kept: list[bytes] = []
         images = begin = 0
         for number, (field, start, end) in enumerate(_fields(data)):
             if number > max_images + _MOST_FIELDS:
-                raise ValueError(f"a request of more than {max_images + _MOST_FIELDS} fields")
+                raise MalformedRequestError(f"the request has more than {max_images + _MOST_FIELDS} fields")
             images += field == _IMAGES
             if field == _IMAGES and images > max_images + 1:
                 kept.append(data[begin:start])
                 begin = end
         if not kept:
-            return pb.ExtractRequest.FromString(data)
-        return pb.ExtractRequest.FromString(b"".join([*kept, data[begin:]]))
+            return data
+        return b"".join([*kept, data[begin:]])
 
     return parse
 

@@ -11,6 +11,7 @@ from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ModelState, ServedModel
 from regard_server.errors import RegardError
 from regard_server.request import Request, Result, Timings
+from regard_server.servicers.reply_size import REDUCED_AXES
 from regard_server.servicers.requests import RequestLimits
 from regard_server.servicers.status import to_status
 
@@ -24,12 +25,6 @@ _KINDS = {
     "logits": pb.OUTPUT_KIND_LOGITS,
     "feature_map": pb.OUTPUT_KIND_FEATURE_MAP,
     "attention": pb.OUTPUT_KIND_ATTENTION,
-}
-# The axes that a reduction averages over, where an attention map has them.
-_REDUCED_AXES = {
-    pb.ATTENTION_REDUCTION_UNSPECIFIED: frozenset[str](),
-    pb.ATTENTION_REDUCTION_MEAN_QUERIES: frozenset({"query"}),
-    pb.ATTENTION_REDUCTION_MEAN_HEADS_QUERIES: frozenset({"head", "query"}),
 }
 
 
@@ -57,7 +52,7 @@ def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractReque
         length = np.linalg.norm(values.astype(np.float64))  # float32's squares overflow from 1.8e19 on
         return values / length if length else values
     if info.kind == "attention" and "query" in info.axes:
-        dropped = _REDUCED_AXES[message.attention_reduction]
+        dropped = REDUCED_AXES[message.attention_reduction]
         over = tuple(index for index, axis in enumerate(info.axes) if axis in dropped)
         return values.mean(axis=over) if over else values
     return values

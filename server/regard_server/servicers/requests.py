@@ -24,6 +24,7 @@ from regard_server.errors import (
 )
 from regard_server.images import ImageLimits, decode, fit_raw, fits
 from regard_server.request import Picture, Request
+from regard_server.servicers.reply_size import check_reply_size
 
 MAX_REQUEST_ID_BYTES = 128
 _DEFAULT_OUTPUTS = ("embedding",)
@@ -47,6 +48,7 @@ class RequestLimits:
     image: ImageLimits
     max_message_bytes: int
     max_tensor_side: int
+    max_reply_bytes: int
 
 
 def to_request(
@@ -63,7 +65,8 @@ def to_request(
     Raises:
         ModelNotFoundError, UnavailableError: see `Catalog.find`.
         FingerprintMismatchError: the caller expects another model.
-        InvalidRequestError: no images or too many, an unknown output, encoding, priority or reduction, a long id.
+        InvalidRequestError: no images or too many, an unknown output, encoding, priority or reduction, a long id,
+            or more bytes of outputs than one reply may hold.
     """
     model, fingerprint = catalog.find(message.model)
     if message.expected_fingerprint and message.expected_fingerprint != fingerprint:
@@ -81,9 +84,13 @@ def to_request(
         )
     outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
     model.check_outputs(outputs)
+    pictures = [_to_picture(image, model, limits) for image in message.images]
+    # Tensors beyond the limit are refused one by one.
+    answered = [each for each in pictures if each.form == "pixels" or _is_small(each, limits)]
+    check_reply_size(message, model, answered, outputs, limits.max_reply_bytes)
     request = Request(
         model=model,
-        pictures=[_to_picture(image, model, limits) for image in message.images],
+        pictures=pictures,
         outputs=outputs,
         arrived=arrived,
         deadline=deadline,
@@ -108,14 +115,14 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
     height, width = prepared.height, prepared.width
     match image.WhichOneof("source"):
         case "encoded":
-            data = image.encoded
+            # Every look at the field is a copy of it: none is kept beside the message's own.
             return Picture(
-                lambda: decode(data, limits.image, prepared),
-                len(data),
+                lambda: decode(image.encoded, limits.image, prepared),
+                len(image.encoded),
                 "pixels",
                 height,
                 width,
-                content=(b"encoded", data),
+                content=lambda: (b"encoded", image.encoded),
             )
         case "raw":
             raw = image.raw
@@ -126,17 +133,28 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
                 height,
                 width,
                 quick=fits(raw.height, raw.width, prepared),
-                content=(b"raw", b"%d %d" % (raw.height, raw.width), raw.data),
+                content=lambda: (b"raw", b"%d %d" % (raw.height, raw.width), raw.data),
             )
         case "tensor":
             tensor = image.tensor
             size = len(tensor.data)
             height, width = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
             read = partial(_read_tensor, tensor, model, limits)
-            content = (b"tensor", b"%d %d" % (height, width), tensor.data)
-            return Picture(read, size, "tensor", height, width, quick=size <= _QUICK_BYTES, content=content)
+            return Picture(
+                read,
+                size,
+                "tensor",
+                height,
+                width,
+                quick=size <= _QUICK_BYTES,
+                content=lambda: (b"tensor", b"%d %d" % (height, width), tensor.data),
+            )
         case _:
             return Picture(_read_nothing, 0, "pixels", height, width, quick=True)
+
+
+def _is_small(picture: Picture, limits: RequestLimits) -> bool:
+    return max(picture.height, picture.width) <= limits.max_tensor_side
 
 
 def _read_nothing() -> npt.NDArray[Any]:

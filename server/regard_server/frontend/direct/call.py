@@ -39,6 +39,7 @@ class Call(Context):
     ) -> None:
         super().__init__(core, method, post, loop)
         self._logger = logger
+        self._serialized: bytes | None = None
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, serialized: bytes | None, on_over: Callable[["Call"], None]) -> bool:
@@ -50,7 +51,8 @@ class Call(Context):
         """
         if self._left:
             return False
-        self.task = self._loop.create_task(self._run(serialized))
+        self._serialized = serialized
+        self.task = self._loop.create_task(self._run())
         self.task.add_done_callback(lambda _: self._end(on_over))
         return True
 
@@ -60,9 +62,9 @@ class Call(Context):
         if self.task and not self._finished:
             self.task.cancel()
 
-    async def _run(self, serialized: bytes | None) -> None:
+    async def _run(self) -> None:
         try:
-            self.finish(await self._behave(serialized))
+            self.finish(await self._behave())
         except AbortError:
             pass  # the status is on its way
         except asyncio.CancelledError:
@@ -73,15 +75,20 @@ class Call(Context):
             self._logger.exception("a bug in %s", self._method.name)
             self._fail(grpc.StatusCode.UNKNOWN, "internal error; the server's log says why")
 
-    async def _behave(self, serialized: bytes | None) -> bytes | None:
+    async def _behave(self) -> bytes | None:
         method = self._method
         if method.streams_requests:
             request: Any = self.requests()
-        elif serialized is None:
+        elif self._serialized is None:
             self._fail(grpc.StatusCode.INTERNAL, "the call ended without a request")
             return None
         else:
-            request = method.parse(serialized)
+            try:
+                request = method.parse(self._serialized)
+            except Exception:  # noqa: BLE001 - whatever it is, the caller sent something else than a request
+                self._fail(grpc.StatusCode.INTERNAL, "the request cannot be read")
+                return None
+            self._serialized = None  # it may be large, and is of no more use
         if method.replies == "returns":
             return method.serialize(await method.behaviour(request, self))
         if method.replies == "writes":

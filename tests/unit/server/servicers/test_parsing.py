@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard_proto.v1 import features_pb2 as pb
+from regard_server.errors import MalformedRequestError
 from regard_server.servicers.parsing import bounded_parser
 
 MOST = 3
@@ -53,7 +54,7 @@ def test_what_is_no_message_is_what_it_was(data):
     try:
         expected = pb.ExtractRequest.FromString(data)
     except DecodeError:
-        with pytest.raises(DecodeError):
+        with pytest.raises(MalformedRequestError):
             parse(data)
         return
     parsed = parse(data)
@@ -63,5 +64,5 @@ def test_what_is_no_message_is_what_it_was(data):
 
 def test_a_message_of_too_many_fields_is_no_message():
     """Nobody walks over millions of fields for a caller."""
-    with pytest.raises(ValueError, match="more than 65539 fields"):
+    with pytest.raises(MalformedRequestError, match="more than 65539 fields"):
         parse(b"\x12\0" * 100_000)

@@ -45,7 +45,11 @@ MODEL = ServedModel(
     device="cpu",
 )
 LIMITS = RequestLimits(
-    max_images=3, image=ImageLimits(max_bytes=1000, max_pixels=100), max_message_bytes=4096, max_tensor_side=8
+    max_images=3,
+    image=ImageLimits(max_bytes=1000, max_pixels=100),
+    max_message_bytes=4096,
+    max_tensor_side=8,
+    max_reply_bytes=1 << 20,
 )
 RAW = pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes(48)))
 
