@@ -138,6 +138,7 @@ class Server:
             ("grpc.max_receive_message_length", self._settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # what was asked for; requests are what is limited
             ("grpc.max_concurrent_streams", self._settings.max_concurrent_streams),
+            ("grpc.max_allowed_incoming_connections", self._settings.max_connections),
             ("grpc.so_reuseport", 0),  # two servers on one port would be a mistake, not a cluster
             # Clients that ping an idle connection to keep it alive are welcome, every 10 s at most.
             ("grpc.keepalive_permit_without_calls", 1),
@@ -210,7 +211,11 @@ class Server:
                 certificates or tokens is of no use.
         """
         self._front_end = await make_front_end(
-            self._settings.frontend, self._make_routes(), self._options(), self._logger
+            self._settings.frontend,
+            self._make_routes(),
+            self._options(),
+            self._logger,
+            max_calls=self._settings.max_concurrent_calls,
         )
         wanted = self._settings.address
         credentials = self._credentials()

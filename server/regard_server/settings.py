@@ -159,6 +159,14 @@ class Settings(BaseSettings):
     max_concurrent_streams: Annotated[int, Field(ge=1)] = Field(
         1024, description="Calls on one connection at a time."
     )
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = Field(
+        4096,
+        description="Calls at a time over all connections, those included whose message is still on its way; more are "
+        "refused. Times max_message_bytes it bounds what can arrive before anything is admitted.",
+    )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        4096, description="Connections at a time, half-open ones included; more are closed at once."
+    )
     frontend: Literal["auto", "public", "direct"] = Field(
         "auto",
         description="How gRPC is served: public (grpc.aio), direct (its core's completion queue, at a fraction of "

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import queue
+import socket
 import threading
 
 import grpc
@@ -119,16 +120,16 @@ def start(loop, frontend, tmp_path):
     """Start front ends with options of the test's own."""
     running = []
 
-    def start(*options, credentials=None, address=None):
+    def start(*options, credentials=None, address=None, max_calls=None):
         methods = Methods()
 
         async def begin():
             routes = Routes(lambda _, handler: handler)
             routes.add_registered_method_handlers("test.Test", methods.handlers())
             if frontend == "direct":
-                server = DirectFrontEnd(routes, options, logging.getLogger("test"))
+                server = DirectFrontEnd(routes, options, logging.getLogger("test"), max_calls=max_calls)
             else:
-                server = PublicFrontEnd(routes, options)
+                server = PublicFrontEnd(routes, options, max_calls=max_calls)
             port = server.listen(address or f"unix:{tmp_path / str(len(running))}", credentials)
             await server.start()
             return server, port
@@ -258,6 +259,41 @@ def test_streams_beyond_the_limit_wait(start):
     second = served.unary("Echo").future(b"x", timeout=PATIENCE_S)
     first.cancel()
     assert second.result() == b"x"
+
+
+def test_calls_beyond_the_limit_are_refused(start):
+    """Over all connections, whatever becomes of those before: the room of one that is over is another's."""
+    served = start(max_calls=2)
+    inside = [served.unary("Wait").future(b"", timeout=PATIENCE_S) for _ in range(2)]
+    served.hear("waiting")
+    served.hear("waiting")
+    with served.connect() as other:
+        for name in ("Echo", "Refuse"):
+            error = failure(served.unary(name, other), bytes(1 << 20))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    inside[0].cancel()
+    served.hear("cancelled")
+    while True:  # until the front end has heard of it, too
+        try:
+            assert served.unary("Echo")(b"x", timeout=PATIENCE_S) == b"x"
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017 - not yet
+        else:
+            break
+    inside[1].cancel()
+
+
+def test_connections_beyond_the_limit_are_closed(start):
+    """Whoever is connected stays, and another's place is free when he leaves."""
+    served = start(("grpc.max_allowed_incoming_connections", 2), address="127.0.0.1:0")
+    assert served.unary("Echo")(b"x", timeout=PATIENCE_S) == b"x"
+    port = int(served.address.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as third:
+                third.settimeout(PATIENCE_S)
+                assert not third.recv(1)
+        assert served.unary("Echo")(b"x", timeout=PATIENCE_S) == b"x"
 
 
 def test_a_port_that_is_taken_is_an_os_error(start):

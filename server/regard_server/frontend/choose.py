@@ -25,7 +25,7 @@ class FrontEndError(OSError):
 
 
 async def make_front_end(
-    choice: Choice, routes: Routes, options: Options, logger: logging.Logger
+    choice: Choice, routes: Routes, options: Options, logger: logging.Logger, *, max_calls: int | None = None
 ) -> "FrontEnd":
     """Make the front end that was chosen. Whoever names the direct one may try it on an unchecked version.
 
@@ -33,7 +33,7 @@ async def make_front_end(
         FrontEndError: it was named, and does not work here.
     """
     if choice == "public":
-        return PublicFrontEnd(routes, options)
+        return PublicFrontEnd(routes, options, max_calls=max_calls)
     doubt = unchecked()
     trouble = misfit() if choice == "direct" or not doubt else doubt
     trouble = trouble or await _trouble_in_rehearsal(logger)
@@ -43,12 +43,12 @@ async def make_front_end(
         )
     if trouble:
         logger.warning("serving through grpc.aio, which costs more: %s", trouble)
-        return PublicFrontEnd(routes, options)
+        return PublicFrontEnd(routes, options, max_calls=max_calls)
     if doubt:
         logger.warning("serving directly as told, though %s", doubt)
     from regard_server.frontend.direct.server import DirectFrontEnd  # noqa: PLC0415 - after the probe
 
-    return DirectFrontEnd(routes, options, logger)
+    return DirectFrontEnd(routes, options, logger, max_calls=max_calls)
 
 
 async def _trouble_in_rehearsal(logger: logging.Logger) -> str | None:

@@ -14,13 +14,16 @@ class PublicFrontEnd:
     Args:
         routes: what is served.
         options: gRPC's channel arguments.
+        max_calls: calls at a time, over all connections; more are RESOURCE_EXHAUSTED. None: any number.
     """
 
     name = "public"
 
-    def __init__(self, routes: Routes, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(
+        self, routes: Routes, options: Sequence[tuple[str, Any]], *, max_calls: int | None = None
+    ) -> None:
         doors = (_Door(routes),) if routes.door else ()
-        self._server = grpc.aio.server(options=options, interceptors=doors)
+        self._server = grpc.aio.server(options=options, interceptors=doors, maximum_concurrent_rpcs=max_calls)
         for service, handlers in routes.services.items():
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 

@@ -19,6 +19,7 @@ from regard_server.frontend.routes import Routes
 
 # Calls that gRPC's core may hand over before it has to be asked again.
 _CALLS_AHEAD = 32
+_TOO_MANY_CALLS = "more calls are under way than this server takes at a time; try again, or add replicas"
 # Events that are taken before the event loop hears of them, if there are so many at once.
 _EVENTS_AT_ONCE = 64
 
@@ -30,6 +31,7 @@ class DirectFrontEnd:
         routes: what is served.
         options: gRPC's channel arguments.
         logger: where bugs are logged.
+        max_calls: calls at a time, over all connections; more are RESOURCE_EXHAUSTED. None: any number.
 
     Raises:
         TypeError: a route is served by a function that is not asynchronous.
@@ -37,7 +39,16 @@ class DirectFrontEnd:
 
     name = "direct"
 
-    def __init__(self, routes: Routes, options: Sequence[tuple[str, Any]], logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        options: Sequence[tuple[str, Any]],
+        logger: logging.Logger,
+        *,
+        max_calls: int | None = None,
+    ) -> None:
+        self._max_calls = max_calls
+        self._open = 0  # calls that are not over, as the thread knows them
         self._door = routes.door
         self._methods = {name: to_method(name, handler) for name, handler in routes.methods.items()}
         self._logger = logger
@@ -122,14 +133,24 @@ class DirectFrontEnd:
             core.watch(ignore)
             core.finish(None, grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
             return
+        if self._max_calls is not None and self._open >= self._max_calls:
+            core.watch(ignore)
+            core.finish(None, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_MANY_CALLS, ())
+            return
         if self._door and (answer := self._door(core.method, core.metadata)):
             method = to_method(core.method, answer)
         call = Call(core, method, post=self._post, loop=self._loop, logger=self._logger)
-        core.watch(lambda event: self._post(call.leave, None) if left(event) else None)
+        self._open += 1
+        core.watch(lambda event: self._see_off(call, event))
         if method.streams_requests:
             self._post(self._begin, (call, None))
         else:
             core.receive(lambda event: self._post(self._begin, (call, message(event))))
+
+    def _see_off(self, call: Call, event: Any) -> None:
+        self._open -= 1
+        if left(event):
+            self._post(call.leave, None)
 
     def _begin(self, arrived: tuple[Call, bytes | None]) -> None:
         call, serialized = arrived
