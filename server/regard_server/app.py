@@ -100,7 +100,11 @@ class Server:
             DeviceThread(
                 number=number,
                 engine=partial(
-                    Engine, engine_options(settings, name, cores // len(devices)), logger, capacity
+                    Engine,
+                    engine_options(settings, name, cores // len(devices)),
+                    logger,
+                    capacity,
+                    self.metrics.padded_by,
                 ),
                 sources=sources,
                 seed=settings.seed,
@@ -324,5 +328,7 @@ def engine_options(settings: Settings, device: str, cores: int) -> EngineOptions
         dtype=settings.dtype,
         bounds=Bounds(settings.min_cosine_mean, settings.min_cosine_worst),
         invariant=settings.invariant,
+        memory_fraction=settings.max_device_memory_fraction,
+        max_model_bytes=settings.max_model_memory_bytes,
         cache=settings.cache_dir,
     )

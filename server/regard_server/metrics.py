@@ -73,7 +73,14 @@ class Metrics:
         )
         self.received_bytes = self._count("regard_received_bytes", "Bytes of image data received.").labels()
         self.sent_bytes = self._count("regard_sent_bytes", "Bytes of feature data sent.").labels()
-        # The library's own: files are found to have changed in gRPC's threads.
+        # The library's own, here and below: written in the engine's threads.
+        self.padded = Counter(
+            "regard_padded_rows",
+            "Rows that were computed for nobody, to fill batches of engines with fixed sizes.",
+            ["model"],
+            registry=self.registry,
+        )
+        # Files are found to have changed in gRPC's threads.
         self.reloads = Counter(
             "regard_security_reloads",
             "Times that certificates or tokens changed on disk, by what and outcome: ok, failed.",
@@ -87,9 +94,14 @@ class Metrics:
             registry=self.registry,
         )
 
+    def padded_by(self, model: str, rows: int) -> None:
+        """Count rows that were computed for nobody."""
+        self.padded.labels(model).inc(rows)
+
     def expect(self, *, models: Iterable[str], methods: Iterable[str]) -> None:
         """Make the series of these models and methods, at 0: a rate over one that begins at 1 never sees that 1."""
         for model in models:
+            self.padded.labels(model)
             for outcome in OUTCOMES:
                 self.items.labels(model, outcome)
             for each in (self.decode_seconds, self.queue_seconds, self.compute_seconds, self.batch_size):

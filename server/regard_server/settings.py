@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="CPU threads of a network; 0: as many as the cgroup and the affinity mask allow."
     )
+    max_device_memory_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of a CUDA device's memory that this server may take."
+    )
+    max_model_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="What one model may take of a CUDA device's memory, its weights and a batch together; a batch that "
+        "took more halves those after it. 0: whatever there is.",
+    )
     engine: Literal["auto", "eager", "folded", "compiled", "openvino"] = Field(
         "auto",
         description="How networks are run. auto: the fastest whose embeddings stay as close to float32 as the cosines "

@@ -8,9 +8,9 @@ and run in another, a small ResNet was 1.5 times slower).
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class _Loaded:
     runner: Runner
     device: torch.device
     streams: Streams
+    weights_bytes: int  # on a device that counts
 
     @cached_property
     def exact(self) -> Runner:
@@ -62,23 +63,32 @@ class Engine:
         options: how networks are run.
         logger: where choices, and batches that are split for want of memory, are logged.
         capacity: told of batches that memory did or did not hold.
+        on_padded: told of rows that were computed for nobody, to fill a batch of a fixed size, by model; in the
+            engine's threads.
     """
 
     def __init__(
-        self, options: EngineOptions, logger: logging.Logger, capacity: BatchCapacity | None = None
+        self,
+        options: EngineOptions,
+        logger: logging.Logger,
+        capacity: BatchCapacity | None = None,
+        on_padded: Callable[[str, int], object] = lambda _model, _rows: None,
     ) -> None:
+        self._on_padded = on_padded
         found = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(found if options.device == "auto" else options.device)
         self._options = options
         self._logger = logger
         self._capacity = capacity or BatchCapacity(options.max_batch)
-        self._streams = streams_for(self._device)
+        self._streams = streams_for(self._device, options.memory_fraction)
         self._loaded: dict[str, _Loaded] = {}
 
     @property
     def lanes(self) -> int:
         """How many threads may call `run` at a time, to copy one batch while another computes."""
-        return self._streams.lanes
+        # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177).
+        compiled = any(loaded.served.engine.startswith("compiled") for loaded in self._loaded.values())
+        return 1 if compiled else self._streams.lanes
 
     def load(self, bundle: ModelBundle) -> ServedModel:
         """Put a network on the device, in the mode that suits it, and return its description.
@@ -103,8 +113,11 @@ class Engine:
             engine=f"{mode.engine}{invariant}",
             device=str(self._device),
         )
+        before = self._streams.allocated_bytes()
+        runner = self._build(bundle, mode)
+        weights_bytes = self._streams.allocated_bytes() - before
         self._loaded[bundle.name] = _Loaded(
-            bundle, served, self._build(bundle, mode), self._device, self._streams
+            bundle, served, runner, self._device, self._streams, weights_bytes
         )
         return served
 
@@ -144,6 +157,8 @@ class Engine:
         """
         if self._options.invariant and len(batch) > 1:
             return [row for work in batch for row in self.run(key, [work])]
+        self._streams.peak_bytes()
+        before = self._streams.allocated_bytes()
         try:
             rows = self._run(key, batch)
         except torch.OutOfMemoryError as error:
@@ -153,7 +168,11 @@ class Engine:
                     OutOfMemoryError(f"the image does not fit into the memory of {self._device}: {error}")
                 ]
         else:
-            self._capacity.fitted(key, len(batch))
+            took = self._loaded[key.model].weights_bytes + self._streams.peak_bytes() - before
+            if self._options.max_model_bytes and took > self._options.max_model_bytes:
+                self._capacity.exhausted(key, len(batch))  # the next one is half as large
+            else:
+                self._capacity.fitted(key, len(batch))
             return rows
         half = len(batch) // 2
         self._logger.warning("out of memory at a batch of %d; running %d and the rest", len(batch), half)
@@ -183,6 +202,7 @@ class Engine:
             self._device,
             streams=self._streams,
             sizes=sizes,
+            on_padded=partial(self._on_padded, bundle.name),
         )
 
 

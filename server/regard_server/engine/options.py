@@ -27,6 +27,8 @@ class EngineOptions:
         dtype: "auto", or the one to use.
         bounds: how close to float32 embeddings must stay where the choice is automatic.
         invariant: whether an image's bits must not depend on its batchmates: each then runs alone.
+        memory_fraction: the share of a CUDA device's memory that the process may take.
+        max_model_bytes: what one network may take there, weights and a batch together; 0: whatever there is.
         cache: folder of profiles and traced graphs; None: nothing is kept.
     """
 
@@ -37,4 +39,6 @@ class EngineOptions:
     dtype: str = "float32"
     bounds: Bounds = DEFAULT_BOUNDS
     invariant: bool = False
+    memory_fraction: float = 1.0
+    max_model_bytes: int = 0
     cache: Path | None = None

@@ -35,6 +35,12 @@ class Streams(Protocol):
     def download(self, tensors: Mapping[str, Tensor]) -> Callable[[], Arrays]:
         """Begin to copy results to the host, within `computing`; what is returned waits for them."""
 
+    def allocated_bytes(self) -> int:
+        """Return what this process holds of the device's memory in tensors; 0 where nobody counts."""
+
+    def peak_bytes(self) -> int:
+        """Return the most that it held since this was asked last."""
+
 
 class HostStreams:
     """The CPU: everything is there already."""
@@ -57,14 +63,29 @@ class HostStreams:
         arrays = {name: values.float().numpy() for name, values in tensors.items()}
         return lambda: arrays
 
+    def allocated_bytes(self) -> int:
+        """Count nothing: the memory is the machine's."""
+        return 0
+
+    def peak_bytes(self) -> int:
+        """Count nothing, likewise."""
+        return 0
+
 
 class CudaStreams:
-    """One CUDA device: a stream for copies, one for computing, staging in pinned memory."""
+    """One CUDA device: a stream for copies, one for computing, staging in pinned memory.
+
+    Args:
+        device: which.
+        memory_fraction: the share of its memory that this process may take; beyond it allocations fail.
+    """
 
     lanes = 2
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, memory_fraction: float = 1.0) -> None:
         self._device = device
+        if memory_fraction < 1.0:
+            torch.cuda.set_per_process_memory_fraction(memory_fraction, device)
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own gap
         self._compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
@@ -101,7 +122,17 @@ class CudaStreams:
 
         return wait
 
+    def allocated_bytes(self) -> int:
+        """Ask torch's allocator."""
+        return torch.cuda.memory_allocated(self._device)
 
-def streams_for(device: torch.device) -> Streams:
+    def peak_bytes(self) -> int:
+        """Ask torch's allocator, and let it begin anew."""
+        peak = torch.cuda.max_memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return peak
+
+
+def streams_for(device: torch.device, memory_fraction: float = 1.0) -> Streams:
     """Return the streams of a device."""
-    return CudaStreams(device) if device.type == "cuda" else HostStreams()
+    return CudaStreams(device, memory_fraction) if device.type == "cuda" else HostStreams()

@@ -58,6 +58,7 @@ class TorchRunner:
         device: where to.
         streams: how pictures get there and features back.
         sizes: batch sizes that a compiled network is padded to.
+        on_padded: told of every batch that was, by how many rows.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class TorchRunner:
         *,
         streams: Streams,
         sizes: Sequence[int] = (),
+        on_padded: Callable[[int], object] = lambda _: None,
     ) -> None:
+        self._on_padded = on_padded
         if mode.engine != "eager":
             network = fold(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._dtype = DTYPES[mode.dtype]
@@ -103,7 +106,10 @@ class TorchRunner:
 
     def _compute(self, key: BatchKey, batch: Tensor, outputs: Sequence[str]) -> Mapping[str, Tensor]:
         if self._compiled is not None and key.form == "pixels" and tuple(outputs) == ("embedding",):
-            return {"embedding": self._compiled(_pad(batch, self._sizes))[: len(batch)]}
+            padded = _pad(batch, self._sizes)
+            if len(padded) > len(batch):
+                self._on_padded(len(padded) - len(batch))
+            return {"embedding": self._compiled(padded)[: len(batch)]}
         ready = self._module.normalise(batch) if key.form == "pixels" else batch.to(self._dtype)
         found: Mapping[str, Tensor] = self.network.extract(ready, outputs)
         return found

@@ -1,5 +1,6 @@
 """Lanes and streams: the pipeline that a CUDA device uses, on a stand-in whose computing takes until it is told."""
 
+import dataclasses
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,12 @@ import torch
 
 from regard_models import load_bundle
 from regard_server.batcher import Batcher
+from regard_server.capacity import BatchCapacity
 from regard_server.cost import CostModel
 from regard_server.engine import Engine, EngineOptions
+from regard_server.engine.mode import Mode
 from regard_server.engine.streams import HostStreams, streams_for
+from regard_server.engine.torch_runner import TorchRunner
 from regard_server.hold import Hold
 from regard_server.scheduler import Scheduler
 from regard_server.waiting import Entry
@@ -62,7 +66,7 @@ class SlowStreams(HostStreams):
 @pytest.fixture
 def streams(monkeypatch):
     streams = SlowStreams()
-    monkeypatch.setattr("regard_server.engine.engine.streams_for", lambda _device: streams)
+    monkeypatch.setattr("regard_server.engine.engine.streams_for", lambda *_: streams)
     return streams
 
 
@@ -111,3 +115,75 @@ def test_the_next_batch_is_uploaded_while_one_computes(streams):
 def test_the_cpu_has_one_lane():
     """There is nothing to overlap, and a second thread would only disturb the first."""
     assert streams_for(torch.device("cpu")).lanes == 1
+
+
+class CountedStreams(HostStreams):
+    """A device that says how much a batch took: so much an image, beside what the weights take."""
+
+    weights, image = 1000, 100
+
+    def __init__(self):
+        super().__init__()
+        self._held = self._peak = 0
+
+    def upload(self, array):
+        self._peak = max(self._peak, self._held + self.image * len(array))
+        return super().upload(array)
+
+    def allocated_bytes(self):
+        held, self._held = self._held, self.weights  # the first time before the weights are there
+        return held
+
+    def peak_bytes(self):
+        peak, self._peak = self._peak, self._held
+        return peak
+
+
+def test_a_model_keeps_to_its_share_of_the_memory(monkeypatch):
+    """A batch that took more halves those after it until they fit; kinds that fit are let be."""
+    monkeypatch.setattr("regard_server.engine.engine.streams_for", lambda *_: CountedStreams())
+    options = EngineOptions(threads=1, max_batch=16, max_model_bytes=1500)
+    capacity = BatchCapacity(16)
+    engine = Engine(options, logging.getLogger("engine"), capacity)
+    engine.load(load_bundle("resnet_tiny"))
+    work = Work(np.zeros((32, 32, 3), np.uint8), ("embedding",))
+    while (size := capacity(PIXELS)) > 5:
+        assert len(engine.run(PIXELS, [work] * size)) == size
+    assert size == 4
+    engine.run(PIXELS, [work] * size)
+    assert capacity(PIXELS) == 4
+    assert capacity("another kind") == 16
+
+
+def test_compiled_networks_have_one_lane(streams):
+    """A graph that one thread recorded cannot be run by another, so there is no second one."""
+    engine = Engine(EngineOptions(threads=1), logging.getLogger("engine"))
+    engine.load(load_bundle("resnet_tiny"))
+    assert engine.lanes == streams.lanes == 2
+    loaded = engine._loaded["resnet_tiny"]
+    loaded.served = dataclasses.replace(loaded.served, engine="compiled")
+    assert engine.lanes == 1
+
+
+def test_rows_that_fill_a_batch_are_counted():
+    """What is computed for nobody is told, by how many; full sizes and what no fixed size runs are not."""
+    bundle, told = load_bundle("resnet_tiny"), []
+    runner = TorchRunner(
+        bundle.model,
+        bundle.preprocessing,
+        Mode("folded", "float32"),
+        torch.device("cpu"),
+        streams=HostStreams(),
+        sizes=(1, 4, 8),
+        on_padded=told.append,
+    )
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    plain = runner.run(PIXELS, pictures, ("embedding",))["embedding"]
+    assert told == []
+    runner._compiled = runner._module  # as it would be compiled, for a minute
+    padded = runner.run(PIXELS, pictures, ("embedding",))["embedding"]
+    np.testing.assert_allclose(padded, plain, atol=1e-5)
+    runner.run(PIXELS, pictures[:4], ("embedding",))
+    runner.run(PIXELS, pictures[:2], ("embedding",))
+    runner.run(PIXELS, pictures[:3], ("layer1",))
+    assert told == [3, 2]
