@@ -110,11 +110,29 @@ def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_T
     Raises:
         MalformedTensorError: the type is unspecified or unknown, or values for INT8 are not finite.
     """
-    write = _WRITERS.get(dtype)
-    if write is None:
+    tensor = pb.Tensor()
+    write(tensor, array, dtype)
+    return tensor
+
+
+def write(
+    tensor: pb.Tensor, array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_TYPE_FLOAT32
+) -> int:
+    """Write an array of numbers into an empty tensor, as `from_array`; return how many bytes its data has.
+
+    Raises:
+        MalformedTensorError: see `from_array`.
+    """
+    to_bytes = _WRITERS.get(dtype)
+    if to_bytes is None:
         raise MalformedTensorError(f"no dtype {dtype}")
-    data, scale = write(array)
-    return pb.Tensor(dtype=dtype, shape=array.shape, data=data, scale=scale)
+    data, scale = to_bytes(array)
+    tensor.dtype = dtype
+    tensor.shape.extend(array.shape)
+    tensor.data = data
+    if scale:
+        tensor.scale = scale
+    return len(data)
 
 
 def _write_int8(array: npt.NDArray[Any]) -> tuple[bytes, float]:

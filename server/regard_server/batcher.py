@@ -14,8 +14,7 @@ Several device threads may serve from one batcher. The batcher knows neither the
 import logging
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from regard_server.errors import (
     ComputationError,
@@ -30,8 +29,7 @@ Clock = Callable[[], float]
 Run = Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one entry. `value` is its result, or the exception that its caller gets."""
 
     entry: Entry
@@ -97,8 +95,8 @@ class Batcher:
         with self._changed:
             self._scheduler.learn(key, size, seconds)
 
-    def submit(self, entry: Entry) -> None:
-        """Let an entry, whose room was reserved, wait for a device.
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Let entries, whose room was reserved, wait for a device.
 
         Raises:
             UnavailableError: the batcher was closed.
@@ -106,9 +104,10 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
-            self._scheduler.release(entry.key)
-            self._scheduler.add(entry, self._clock())
-            self._changed.notify()
+            now = self._clock()
+            for entry in entries:
+                self._scheduler.redeem(entry, now)
+            self._changed.notify(len(entries))
 
     def discard(self, entry: Entry) -> bool:
         """Forget an entry whose caller left; return whether it was still waiting."""

@@ -6,12 +6,14 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy.typing as npt
 
 from regard_server.admission import Admission
+from regard_server.answers import Answers, Room
 from regard_server.batcher import Batcher, Outcome
 from regard_server.decoding import DecodePool
 from regard_server.errors import (
@@ -66,7 +68,7 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
 
-    async def extract(self, request: Request) -> list[Result]:
+    async def extract(self, request: Request) -> Sequence[Result]:
         """Return one result for every picture, in order.
 
         Raises:
@@ -83,9 +85,7 @@ class Pipeline:
                 async with asyncio.timeout_at(request.deadline):
                     await self._admission.room(images=len(request.pictures), size_bytes=size)
             with self._admission.admit(images=len(request.pictures), size_bytes=size):
-                keys = self._reserve(request)
-                async with asyncio.timeout_at(request.deadline):
-                    results = await self._extract_all(request, keys)
+                results = await self._extract_all(request, self._reserve(request))
             _raise_of_whole_request(results)
         except TimeoutError as error:
             self._count(request, "late")
@@ -103,10 +103,13 @@ class Pipeline:
                 self._metrics.embeddings.nonfinite(request.model.name)
         return results
 
-    def _reserve(self, request: Request) -> list[BatchKey]:
-        """Promise room at the device to every picture; return the kind of batch that each will ride in."""
-        keys = [_batch_key(request, picture) for picture in request.pictures]
-        slow = sum(not picture.quick for picture in request.pictures)
+    def _reserve(self, request: Request) -> list[Room]:
+        """Promise every picture room at the device, in the kind of batch that it will ride in."""
+        kinds = {request.model.outputs[name].kind for name in request.outputs}
+        cost: Literal["pooled", "maps"] = "maps" if kinds & _MAPS else "pooled"
+        name = request.model.name
+        keys = [BatchKey(name, each.form, each.height, each.width, cost) for each in request.pictures]
+        slow = sum([not picture.quick for picture in request.pictures])
         ready = self._decoders.ready_at(slow) if slow else request.arrived
         promised: list[tuple[BatchKey, int]] = []
         try:
@@ -117,58 +120,98 @@ class Pipeline:
             for key, count in promised:
                 self._batcher.release(key, count)
             raise
-        return keys
+        return [Room(key, self._batcher) for key in keys]
 
-    async def _extract_all(self, request: Request, keys: Sequence[BatchKey]) -> list[Result]:
-        if len(keys) == 1:  # no task for the commonest case
-            return [await self._extract_one(request, request.pictures[0], keys[0])]
-        tasks = [
-            asyncio.create_task(self._extract_one(request, picture, key))
-            for picture, key in zip(request.pictures, keys, strict=True)
-        ]
+    async def _extract_all(self, request: Request, rooms: Sequence[Room]) -> Sequence[Result]:
+        """Send every picture on its way, and wait for all of them.
+
+        Pictures that can be read at once go to the device together, without a task each: many small ones in a
+        message, or one in each of many messages, cost half as much so.
+        """
+        loop = asyncio.get_running_loop()
+        answers = Answers(len(rooms), loop)
+        expiry = loop.call_at(request.deadline, answers.fail, TimeoutError())
+        entries: list[Entry] = []
+        tasks: list[asyncio.Task[None]] = []
         try:
-            # Not a TaskGroup: a cancelled one holds its frames, and so the pictures, in a reference cycle.
-            return await asyncio.gather(*tasks)
-        finally:
+            for index, (picture, room) in enumerate(zip(request.pictures, rooms, strict=True)):
+                give = partial(answers.give, index)
+                if picture.quick and self._reuse is None:
+                    entries += self._read_at_once(request, picture, room, give)
+                else:
+                    way = self._extract_one(request, picture, room)
+                    tasks.append(loop.create_task(_tell(way, give, answers.fail)))
+            if entries:
+                self._batcher.submit(entries)
+            return await answers.all()
+        except BaseException:
+            for entry in entries:
+                self._batcher.discard(entry)  # whoever leaves early must not be computed for
             for task in tasks:
-                task.cancel()  # those beside a bug; the others are done
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)  # so that nothing of the request is left when its caller hears of it
+            raise
+        finally:
+            expiry.cancel()
+            for room in rooms:
+                room.give_back()
 
-    async def _extract_one(self, request: Request, picture: Picture, key: BatchKey) -> Result:
+    def _read_at_once(
+        self, request: Request, picture: Picture, room: Room, give: Callable[[Result], None]
+    ) -> list[Entry]:
+        """Read a picture here and now; return its entry for the device, or none if it cannot be read."""
+        began = self._clock()
+        try:
+            pixels = picture.read()
+        except RegardError as error:
+            room.give_back()
+            now = self._clock()
+            give(Result(error, Timings(decode_s=now - began, total_s=now - request.arrived)))
+            return []
+        decoded = self._clock()
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+
+        def answer(outcome: Outcome) -> None:
+            give(self._result(request, outcome, decoded - began))
+
+        return [_enter(request, pixels, room, decoded, answer)]
+
+    async def _extract_one(self, request: Request, picture: Picture, room: Room) -> Result:
         try:
             if self._reuse is not None and picture.content is not None:
-                return await self._share(self._reuse, request, picture, key)
-            return await self._compute(request, picture, key)
+                return await self._share(self._reuse, request, picture, room)
+            return await self._compute(request, picture, room)
         except RegardError as error:  # this picture's alone
             return Result(error, Timings(total_s=self._clock() - request.arrived))
+        finally:
+            room.give_back()
 
-    async def _compute(self, request: Request, picture: Picture, key: BatchKey) -> Result:
-        started = self._clock()
+    async def _compute(self, request: Request, picture: Picture, room: Room) -> Result:
+        began = self._clock()
         try:
-            pixels = await self._read(picture, key)
+            pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
         except RegardError as error:
             now = self._clock()
-            return Result(error, Timings(decode_s=now - started, total_s=now - request.arrived))
+            return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
         decoded = self._clock()
-        outcome = await self._run(request, pixels, key, decoded)
-        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - started)
-        timings = Timings(
-            decode_s=decoded - started,
-            queue_s=outcome.queue_s,
-            compute_s=outcome.compute_s,
-            total_s=self._clock() - request.arrived,
-            batch_size=outcome.batch_size,
-        )
-        return Result(outcome.value, timings)
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
+        self._batcher.submit([entry])
+        try:
+            return self._result(request, await answered, decoded - began)
+        except BaseException:
+            self._batcher.discard(entry)
+            raise
 
-    async def _share(self, reuse: Reuse, request: Request, picture: Picture, key: BatchKey) -> Result:
+    async def _share(self, reuse: Reuse, request: Request, picture: Picture, room: Room) -> Result:
         """Compute a picture, or take the answer of its like; only the one who computes needs the room at the device."""
         own: Result | None = None
-        led = False
 
         async def compute() -> Outputs:
-            nonlocal own, led
-            led = True
-            own = await self._compute(request, picture, key)
+            nonlocal own
+            own = await self._compute(request, picture, room)
             if isinstance(own.outcome, RegardError):
                 raise own.outcome
             return own.outcome
@@ -182,35 +225,18 @@ class Pipeline:
             if own is not None:  # with its timings
                 return own
             raise
-        finally:
-            if not led:
-                self._batcher.release(key, 1)
         self._metrics.reused.labels(request.model.name, source).inc()
         return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
 
-    async def _read(self, picture: Picture, key: BatchKey) -> npt.NDArray[Any]:
-        try:
-            return picture.read() if picture.quick else await self._decoders.read(picture.read)
-        except BaseException:  # cancelled, too: the room goes to somebody else
-            self._batcher.release(key, 1)
-            raise
-
-    async def _run(self, request: Request, pixels: npt.NDArray[Any], key: BatchKey, now: float) -> Outcome:
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = Entry(
-            key=key,
-            payload=Work(pixels, request.outputs),
-            owner=answer,
-            deadline=request.deadline,
-            priority=request.priority,
-            arrived=now,
+    def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
+        timings = Timings(
+            decode_s,
+            outcome.queue_s,
+            outcome.compute_s,
+            self._clock() - request.arrived,
+            outcome.batch_size,
         )
-        self._batcher.submit(entry)
-        try:
-            return await answer
-        except BaseException:
-            self._batcher.discard(entry)  # whoever leaves early must not be computed for
-            raise
+        return Result(outcome.value, timings)
 
     def _count(self, request: Request, outcome: str) -> None:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
@@ -224,24 +250,40 @@ def _raise_of_whole_request(results: Sequence[Result]) -> None:
 
 def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
     """Answer the callers of a batch; runs on the event loop."""
-    ran = [outcome for outcome in outcomes if outcome.batch_size]
-    if ran:
-        model = ran[0].entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
-        metrics.batch_size.labels(model).observe(ran[0].batch_size)
-        metrics.compute_seconds.labels(model).observe(ran[0].compute_s)
-        metrics.embeddings.offer(model, ran[0].value)
-        for outcome in ran:
-            metrics.queue_seconds.labels(model).observe(outcome.queue_s)
+    first = outcomes[0]
+    if first.batch_size:  # it ran, and the others with it
+        model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
+        metrics.batch_size.labels(model).observe(first.batch_size)
+        metrics.compute_seconds.labels(model).observe(first.compute_s)
+        metrics.embeddings.offer(model, first.value)
+        queue_seconds = metrics.queue_seconds.labels(model)
+        for outcome in outcomes:
+            queue_seconds.observe(outcome.queue_s)
     for outcome in outcomes:
-        answer: asyncio.Future[Outcome] = outcome.entry.owner
-        if not answer.done():
-            answer.set_result(outcome)
+        outcome.entry.owner(outcome)
 
 
-def _batch_key(request: Request, picture: Picture) -> BatchKey:
-    kinds = {request.model.outputs[name].kind for name in request.outputs}
-    cost: Literal["pooled", "maps"] = "maps" if kinds & _MAPS else "pooled"
-    return BatchKey(request.model.name, picture.form, picture.height, picture.width, cost)
+def _enter(
+    request: Request, pixels: npt.NDArray[Any], room: Room, now: float, owner: Callable[[Outcome], None]
+) -> Entry:
+    room.taken()
+    work = Work(pixels, request.outputs)
+    return Entry(room.key, work, owner, request.deadline, request.priority, now)
+
+
+def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answered.done():
+        answered.set_result(outcome)
+
+
+async def _tell(
+    way: Awaitable[Result], give: Callable[[Result], None], fail: Callable[[BaseException], None]
+) -> None:
+    """Bring what a picture's way ends with to who waits for it; a bug, too."""
+    try:
+        give(await way)
+    except Exception as error:  # noqa: BLE001 - raised again where the answers are waited for
+        fail(error)
 
 
 def _outcome_label(result: Result) -> str:

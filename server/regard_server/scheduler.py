@@ -117,6 +117,15 @@ class Scheduler:
         if promised:
             self._backlog.change(key, -min(count, promised))
 
+    def redeem(self, entry: Entry, now: float) -> None:
+        """Let an entry wait that was promised room."""
+        promised = self._reserved.pop(entry.key, 0)
+        if promised > 1:
+            self._reserved[entry.key] = promised - 1
+        if promised:
+            self._backlog.change(entry.key, -1)
+        self.add(entry, now)
+
     def add(self, entry: Entry, now: float) -> None:
         """Let an entry wait."""
         entry.waiting = True

@@ -1,14 +1,14 @@
 """What travels between decode, batch and run."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
 
-@dataclass(frozen=True, slots=True)
-class BatchKey:
+class BatchKey(NamedTuple):
     """Which images can ride in one batch: those of one model, form and size, and of like cost.
+
+    A tuple, because it is made, hashed and compared many times for every image.
 
     Attributes:
         model: the model's name.
@@ -26,8 +26,7 @@ class BatchKey:
     cost: Literal["pooled", "maps"]
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One image for the engine: (H, W, 3) uint8 or (3, H, W) float32, and the outputs wanted of it."""
 
     picture: npt.NDArray[Any]

@@ -17,6 +17,7 @@ from regard_server.app import Server
 from regard_server.batcher import Batcher
 from regard_server.frontend.choose import make_front_end
 from regard_server.frontend.routes import Routes
+from regard_server.lifecycle import settle_memory
 from regard_server.settings import Settings
 
 LOGGER = logging.getLogger("null")
@@ -93,6 +94,7 @@ async def serve_regard(frontend: str, **settings) -> None:
     server = Server(Settings(**given, frontend=frontend, **settings), LOGGER)
     await server.start()
     await server.ready()
+    settle_memory()
     await until_told(server.address)
     await server.drain(0.0)
 

@@ -23,7 +23,13 @@ from regard_server.errors import (
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
-from regard_server.servicers.replies import to_error_response, to_model, to_result, to_unloaded_model
+from regard_server.servicers.replies import (
+    add_result,
+    encoder,
+    to_error_response,
+    to_model,
+    to_unloaded_model,
+)
 from regard_server.servicers.requests import RequestLimits, to_request
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
@@ -154,9 +160,10 @@ class FeatureServicer(FeatureServiceServicer):
             request_id=message.request_id or current_request_id(),
             model=request.model.name,
             fingerprint=fingerprint,
-            results=[to_result(result, request, message) for result in results],
         )
-        self._metrics.sent_bytes.inc(response.ByteSize())
+        encode = encoder(message)
+        sent = sum([add_result(response, result, request, encode) for result in results])
+        self._metrics.sent_bytes.inc(sent)
         return response
 
     def _describe(self, name: str) -> pb.Model:

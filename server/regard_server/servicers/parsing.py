@@ -17,11 +17,12 @@ from regard_server.errors import MalformedRequestError
 # Fields beyond the images allowed that are walked over at most; gRPC refuses a request of more as no message at all.
 _MOST_FIELDS = 1 << 16
 _IMAGES = pb.ExtractRequest.IMAGES_FIELD_NUMBER
-_SMALLEST_IMAGE = 2
+# What is no longer than this becomes 24 MB at most, for a moment, whatever it holds: not worth walking over.
+_SHORT_BYTES = 1 << 20
 
 
-def bounded_parser(max_images: int) -> Callable[[bytes], pb.ExtractRequest]:
-    """Return what parses `ExtractRequest`, giving at most one image more than `max_images`.
+def bounded_parser(max_images: int, short_bytes: int = _SHORT_BYTES) -> Callable[[bytes], pb.ExtractRequest]:
+    """Return what parses `ExtractRequest`, giving at most one image more than `max_images`, but for short messages.
 
     The parser raises `MalformedRequestError` for what is no such message, or has too many fields.
     """
@@ -33,7 +34,7 @@ def bounded_parser(max_images: int) -> Callable[[bytes], pb.ExtractRequest]:
             raise MalformedRequestError("the request cannot be read; expected an ExtractRequest") from error
 
     def bounded(data: bytes) -> bytes:
-        if len(data) <= _SMALLEST_IMAGE * max_images:
+        if len(data) <= short_bytes:
             return data
         kept: list[bytes] = []
         images = begin = 0

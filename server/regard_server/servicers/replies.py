@@ -1,6 +1,7 @@
 """The pipeline's results into regard.v1 messages: split ─→ encode."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from regard_server.request import Request, Result, Timings
 from regard_server.servicers.reply_size import REDUCED_AXES
 from regard_server.servicers.requests import RequestLimits
 from regard_server.servicers.status import to_status
+
+Encode: TypeAlias = "Callable[[pb.Tensor, npt.NDArray[Any], OutputInfo], int]"
 
 _STATES = {
     ModelState.LOADING: pb.MODEL_STATE_LOADING,
@@ -33,17 +36,34 @@ def to_error_response(message: pb.ExtractRequest, error: RegardError) -> pb.Extr
     return pb.ExtractResponse(request_id=message.request_id, error=to_status(error))
 
 
-def to_result(result: Result, request: Request, message: pb.ExtractRequest) -> pb.ExtractResult:
-    """Encode what became of one picture."""
-    timings = to_timings(result.timings)
+def add_result(response: pb.ExtractResponse, result: Result, request: Request, encode: Encode) -> int:
+    """Add what became of one picture; return how many bytes of features it has.
+
+    It is written where it stays: every message that is made apart and put into another is copied.
+    """
+    message = response.results.add()
+    _write_timings(message.timings, result.timings)
     if isinstance(result.outcome, RegardError):
-        return pb.ExtractResult(error=to_status(result.outcome), timings=timings)
-    outputs = []
+        message.error.CopyFrom(to_status(result.outcome))
+        return 0
+    features = message.features
+    features.SetInParent()
+    size = 0
     for name in request.outputs:
-        values = _finish(result.outcome[name], request.model.outputs[name], message)
-        tensor = tensors.from_array(values, tensors.ENCODING_TYPES[message.encoding])
-        outputs.append(pb.Output(name=name, tensor=tensor))
-    return pb.ExtractResult(features=pb.Features(outputs=outputs), timings=timings)
+        output = features.outputs.add()
+        output.name = name
+        size += encode(output.tensor, result.outcome[name], request.model.outputs[name])
+    return size
+
+
+def encoder(message: pb.ExtractRequest) -> Encode:
+    """Return what writes one output into a tensor as the request says, and tells how many bytes it took."""
+    dtype = tensors.ENCODING_TYPES[message.encoding]
+
+    def encode(tensor: pb.Tensor, values: npt.NDArray[Any], info: OutputInfo) -> int:
+        return tensors.write(tensor, _finish(values, info, message), dtype)
+
+    return encode
 
 
 def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractRequest) -> npt.NDArray[Any]:
@@ -58,15 +78,13 @@ def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractReque
     return values
 
 
-def to_timings(timings: Timings) -> pb.Timings:
+def _write_timings(message: pb.Timings, timings: Timings) -> None:
     """Seconds into milliseconds."""
-    return pb.Timings(
-        decode_ms=timings.decode_s * 1000,
-        queue_ms=timings.queue_s * 1000,
-        compute_ms=timings.compute_s * 1000,
-        total_ms=timings.total_s * 1000,
-        batch_size=timings.batch_size,
-    )
+    message.decode_ms = timings.decode_s * 1000
+    message.queue_ms = timings.queue_s * 1000
+    message.compute_ms = timings.compute_s * 1000
+    message.total_ms = timings.total_s * 1000
+    message.batch_size = timings.batch_size
 
 
 def to_model(

@@ -90,7 +90,7 @@ def serving(batcher, device):
 
 def submit(batcher, payload, *, key="key", deadline=NEVER, arrived=100.0):
     entry = Entry(key=key, payload=payload, owner=Future(), deadline=deadline, arrived=arrived)
-    batcher.submit(entry)
+    batcher.submit([entry])
     return entry
 
 

@@ -92,7 +92,7 @@ def test_the_next_batch_is_uploaded_while_one_computes(streams):
     )
     pictures = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     for number, picture in enumerate(pictures):
-        batcher.submit(Entry(PIXELS, Work(picture, ("embedding",)), number, float("inf")))
+        batcher.submit([Entry(PIXELS, Work(picture, ("embedding",)), number, float("inf"))])
     with ThreadPoolExecutor(engine.lanes) as lanes:
         served = [lanes.submit(batcher.serve, engine.run) for _ in range(engine.lanes)]
         for _ in range(2):

@@ -10,7 +10,7 @@ from regard_server.errors import MalformedRequestError
 from regard_server.servicers.parsing import bounded_parser
 
 MOST = 3
-parse = bounded_parser(MOST)
+parse = bounded_parser(MOST, short_bytes=0)
 
 images = st.one_of(
     st.builds(pb.Image),

@@ -11,7 +11,7 @@ from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ServedModel
 from regard_server.errors import UndecodableImageError
 from regard_server.request import Request, Result, Timings
-from regard_server.servicers.replies import to_result
+from regard_server.servicers.replies import add_result, encoder
 
 VALUES = np.random.default_rng(0).standard_normal(37, np.float32)
 OUTPUTS = {
@@ -37,9 +37,11 @@ def encode(values, output="embedding", outputs=OUTPUTS, **options):
         device="cpu",
     )
     request = Request(model, [], (output,), arrived=0.0, deadline=1.0, priority=0)
-    result = to_result(Result({output: values}, Timings()), request, pb.ExtractRequest(**options))
-    (encoded,) = result.features.outputs
-    assert encoded.name == output
+    response = pb.ExtractResponse()
+    encode = encoder(pb.ExtractRequest(**options))
+    size = add_result(response, Result({output: values}, Timings()), request, encode)
+    (encoded,) = response.results[0].features.outputs
+    assert (encoded.name, len(encoded.tensor.data)) == (output, size)
     return encoded.tensor
 
 
@@ -121,7 +123,9 @@ def test_attention_without_queries_is_left_as_it_is():
 def test_an_error_of_one_picture_is_a_status_with_its_timings():
     """Whoever failed is told why, by code and reason, and where the time went."""
     result = Result(UndecodableImageError("it is broken"), Timings(decode_s=0.25, total_s=0.5))
-    encoded = to_result(result, None, pb.ExtractRequest())
+    response = pb.ExtractResponse()
+    assert add_result(response, result, None, encoder(pb.ExtractRequest())) == 0
+    (encoded,) = response.results
     assert encoded.WhichOneof("outcome") == "error"
     assert (encoded.error.code, encoded.error.message) == (3, "it is broken")
     assert (encoded.timings.decode_ms, encoded.timings.total_ms, encoded.timings.batch_size) == (250, 500, 0)

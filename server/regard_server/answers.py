@@ -1,0 +1,72 @@
+"""One request's results, and the room that its pictures were promised at the device. Used from the event loop."""
+
+import asyncio
+from collections.abc import Sequence
+
+from regard_server.batcher import Batcher
+from regard_server.request import Result
+from regard_server.work import BatchKey
+
+
+class Answers:
+    """The results of one request, which come in any order and are waited for together.
+
+    Args:
+        count: how many are to come, one at least.
+        loop: the running loop.
+    """
+
+    __slots__ = ("_error", "_missing", "_over", "_results")
+
+    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._missing = count
+        self._results: dict[int, Result] = {}
+        self._error: BaseException | None = None
+
+    def give(self, index: int, result: Result) -> None:
+        """Take the result of one picture; the last one ends the waiting."""
+        self._results[index] = result
+        self._missing -= 1
+        if not self._missing and not self._over.done():
+            self._over.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the waiting with an error."""
+        if not self._over.done():
+            self._error = error
+            self._over.set_result(None)
+
+    async def all(self) -> Sequence[Result]:
+        """Return every result, in the pictures' order; raises what `fail` was given."""
+        await self._over
+        if self._error is not None:
+            # Kept nowhere but by who catches it: its frames hold the pictures, and would hold them until the cyclic
+            # garbage collector came by.
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error
+        return [self._results[index] for index in range(len(self._results))]
+
+
+class Room:
+    """Room at the device that was promised to one picture: its entry takes it, or it is given back, once."""
+
+    __slots__ = ("_batcher", "_owed", "key")
+
+    def __init__(self, key: BatchKey, batcher: Batcher) -> None:
+        self.key = key
+        self._batcher = batcher
+        self._owed = True
+
+    def taken(self) -> None:
+        """Take note that an entry goes to the batcher, which redeems the promise."""
+        self._owed = False
+
+    def give_back(self) -> None:
+        """Let somebody else have it, unless it was taken or given back already."""
+        if self._owed:
+            self._owed = False
+            self._batcher.release(self.key, 1)
