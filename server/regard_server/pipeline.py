@@ -5,7 +5,6 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -105,15 +104,14 @@ class Pipeline:
 
     def _reserve(self, request: Request) -> list[Room]:
         """Promise every picture room at the device, in the kind of batch that it will ride in."""
-        kinds = {request.model.outputs[name].kind for name in request.outputs}
-        cost: Literal["pooled", "maps"] = "maps" if kinds & _MAPS else "pooled"
-        name = request.model.name
+        name, cost = request.model.name, _cost_class(request)
         keys = [BatchKey(name, each.form, each.height, each.width, cost) for each in request.pictures]
         slow = sum([not picture.quick for picture in request.pictures])
         ready = self._decoders.ready_at(slow) if slow else request.arrived
         promised: list[tuple[BatchKey, int]] = []
         try:
-            for key, count in Counter(keys).items():
+            for key in dict.fromkeys(keys):
+                count = keys.count(key)
                 self._batcher.reserve(key, count, ready=ready, deadline=request.deadline)
                 promised.append((key, count))
         except RegardError:
@@ -150,7 +148,9 @@ class Pipeline:
             for task in tasks:
                 task.cancel()
             if tasks:
-                await asyncio.wait(tasks)  # so that nothing of the request is left when its caller hears of it
+                await asyncio.wait(
+                    tasks
+                )  # so that nothing of the request is left when its caller hears of it
             raise
         finally:
             expiry.cancel()
@@ -286,11 +286,12 @@ async def _tell(
         fail(error)
 
 
+def _cost_class(request: Request) -> Literal["pooled", "maps"]:
+    outputs = request.model.outputs
+    return "maps" if any(outputs[name].kind in _MAPS for name in request.outputs) else "pooled"
+
+
 def _outcome_label(result: Result) -> str:
-    match result.outcome:
-        case dict():
-            return "ok"
-        case InvalidImageError():
-            return "invalid"
-        case _:
-            return "failed"
+    if isinstance(result.outcome, dict):
+        return "ok"
+    return "invalid" if isinstance(result.outcome, InvalidImageError) else "failed"

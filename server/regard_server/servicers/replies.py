@@ -59,23 +59,27 @@ def add_result(response: pb.ExtractResponse, result: Result, request: Request, e
 def encoder(message: pb.ExtractRequest) -> Encode:
     """Return what writes one output into a tensor as the request says, and tells how many bytes it took."""
     dtype = tensors.ENCODING_TYPES[message.encoding]
+    normalize, dropped = message.l2_normalize, REDUCED_AXES[message.attention_reduction]
 
     def encode(tensor: pb.Tensor, values: npt.NDArray[Any], info: OutputInfo) -> int:
-        return tensors.write(tensor, _finish(values, info, message), dtype)
+        if normalize and info.kind == "embedding":
+            values = _normalized(values)
+        elif dropped and info.kind == "attention":
+            values = _reduced(values, info, dropped)
+        return tensors.write(tensor, values, dtype)
 
     return encode
 
 
-def _finish(values: npt.NDArray[Any], info: OutputInfo, message: pb.ExtractRequest) -> npt.NDArray[Any]:
-    """Normalise or reduce one output as the request says."""
-    if info.kind == "embedding" and message.l2_normalize:
-        length = np.linalg.norm(values.astype(np.float64))  # float32's squares overflow from 1.8e19 on
-        return values / length if length else values
-    if info.kind == "attention" and "query" in info.axes:
-        dropped = REDUCED_AXES[message.attention_reduction]
-        over = tuple(index for index, axis in enumerate(info.axes) if axis in dropped)
-        return values.mean(axis=over) if over else values
-    return values
+def _normalized(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    length = np.linalg.norm(values.astype(np.float64))  # float32's squares overflow from 1.8e19 on
+    return values / length if length else values
+
+
+def _reduced(values: npt.NDArray[Any], info: OutputInfo, dropped: frozenset[str]) -> npt.NDArray[Any]:
+    """Average a map of queries over the axes that the request drops; other maps stay whole."""
+    over = tuple(index for index, axis in enumerate(info.axes) if axis in dropped)
+    return values.mean(axis=over) if over and "query" in info.axes else values
 
 
 def _write_timings(message: pb.Timings, timings: Timings) -> None:

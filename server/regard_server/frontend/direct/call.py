@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from grpc.aio import AbortError
 
-from regard_server.frontend.direct.context import Context, Post
+from regard_server.frontend.direct.context import Context
 from regard_server.frontend.direct.core import CoreCall
 from regard_server.frontend.direct.method import Method
 
@@ -23,7 +23,6 @@ class Call(Context):
     Args:
         core: the call in gRPC's core.
         method: what is called.
-        post: brings the core's events to the event loop.
         loop: the event loop.
         logger: where bugs are logged.
     """
@@ -33,11 +32,10 @@ class Call(Context):
         core: CoreCall,
         method: Method,
         *,
-        post: Post,
         loop: asyncio.AbstractEventLoop,
         logger: logging.Logger,
     ) -> None:
-        super().__init__(core, method, post, loop)
+        super().__init__(core, method, loop)
         self._logger = logger
         self._serialized: bytes | None = None
         self.task: asyncio.Task[None] | None = None
@@ -56,7 +54,7 @@ class Call(Context):
         self.task.add_done_callback(lambda _: self._end(on_over))
         return True
 
-    def leave(self, _: object = None) -> None:
+    def leave(self) -> None:
         """The caller has left: end the servicer's function, if it still runs."""
         self._left = True
         if self.task and not self._finished:

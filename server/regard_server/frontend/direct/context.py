@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Never, Protocol, cast
+from functools import partial
+from typing import Any, Never
 
 import grpc
 from grpc.aio import EOF, AbortError, ServicerContext
@@ -14,20 +15,12 @@ from regard_server.frontend.direct.method import Method
 _COMPRESSION = "this front end sends what it sends uncompressed"
 
 
-class Post(Protocol):
-    """Brings a call of a function to the event loop; used from the thread that takes events."""
-
-    def __call__(self, function: Callable[[Any], object], argument: object, /) -> None:
-        """Call `function(argument)` there, soon."""
-
-
 class Context(ServicerContext[Any, Any]):
     """One call, for its servicer. Used from the event loop."""
 
-    def __init__(self, core: CoreCall, method: Method, post: Post, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, core: CoreCall, method: Method, loop: asyncio.AbstractEventLoop) -> None:
         self._core = core
         self._method = method
-        self._post = post
         self._loop = loop
         self._code: grpc.StatusCode | None = None
         self._details = ""
@@ -169,14 +162,13 @@ class Context(ServicerContext[Any, Any]):
         if self._finished or self._left:
             raise asyncio.CancelledError
         done: asyncio.Future[Any] = self._loop.create_future()
-        begin(lambda event: self._post(_settle, (done, event)))
+        begin(partial(_settle, done))
         event = await done
         if not event.success:
             raise asyncio.CancelledError
         return event
 
 
-def _settle(pair: object) -> None:
-    done, event = cast("tuple[asyncio.Future[Any], Any]", pair)
+def _settle(done: asyncio.Future[Any], event: Any) -> None:
     if not done.done():
         done.set_result(event)

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private, and so without a stub
 
-OnDone: TypeAlias = "Callable[[Any], None]"
+OnDone: TypeAlias = Callable[[Any], None]
+Taken: TypeAlias = tuple[OnDone, Any]
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 
 _NO_FLAGS: Final = 0
@@ -29,7 +30,7 @@ class CoreServer:
 
     Args:
         options: channel arguments.
-        on_call: gets an event of `call_of` for every call that was asked for; in the polling thread.
+        on_call: gets an event of `call_of` for every call that was asked for; called by who took the event.
     """
 
     def __init__(self, options: Sequence[tuple[str, Any]], on_call: OnDone) -> None:
@@ -57,7 +58,7 @@ class CoreServer:
         """Ask for one more call."""
         self._server.request_call(self._queue, self._queue, self._on_call)
 
-    def take(self, *, wait: bool) -> tuple[OnDone, Any] | None:
+    def take(self, *, wait: bool) -> Taken | None:
         """Take one event; None where there is none to take, or if waited for, none any more."""
         event = self._queue.poll() if wait else self._queue.poll(0)
         if event.completion_type == cygrpc.CompletionType.operation_complete:

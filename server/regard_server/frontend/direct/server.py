@@ -6,21 +6,21 @@ start ─→ serving ─→ stop: no more calls ─→ the last one is over, or 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 
 from regard_server.frontend.direct.call import Call
-from regard_server.frontend.direct.core import CoreCall, CoreServer, ignore, left, message
+from regard_server.frontend.direct.core import CoreCall, CoreServer, Taken, ignore, left, message
 from regard_server.frontend.direct.method import to_method
 from regard_server.frontend.routes import Routes
 
 # Calls that gRPC's core may hand over before it has to be asked again.
 _CALLS_AHEAD = 32
 _TOO_MANY_CALLS = "more calls are under way than this server takes at a time; try again, or add replicas"
-# Events that are taken before the event loop hears of them, if there are so many at once.
+# Events that are handled before the event loop's tasks have their turn, if there are so many at once.
 _EVENTS_AT_ONCE = 64
 
 
@@ -54,11 +54,9 @@ class DirectFrontEnd:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._core = CoreServer(options, self._arrive)
-        self._thread = threading.Thread(target=self._take_events, name="grpc", daemon=True)
-        self._asking = threading.Lock()  # to ask for a call while shutting down is an error
+        self._thread = threading.Thread(target=self._wait_for_events, name="grpc", daemon=True)
+        self._idle = threading.Semaphore()
         self._serving = False
-        self._inbox: deque[tuple[Callable[[Any], object], Any]] = deque()
-        self._woken = False
         self._calls: set[Call] = set()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._ending = asyncio.Lock()
@@ -86,10 +84,9 @@ class DirectFrontEnd:
         """Take no more calls, and cancel those that are not over in time; again and again if need be."""
         if not self._thread.ident:  # never started
             return
-        with self._asking:
-            serving, self._serving = self._serving, False
+        serving, self._serving = self._serving, False  # to ask for a call while shutting down is an error
         if serving:
-            self._core.shut_down(lambda _: self._post(self._over.set_result, None))
+            self._core.shut_down(lambda _: self._over.set_result(None))
         if not (await asyncio.wait((self._over,), timeout=grace_s))[0]:
             self._core.cancel_all()
             await asyncio.wait((self._over,))
@@ -100,31 +97,37 @@ class DirectFrontEnd:
                 self._core.destroy()
                 await asyncio.to_thread(self._thread.join)
 
-    def _take_events(self) -> None:
-        """Take events until the core is destroyed; the thread's function."""
-        while self._take(wait=True):
-            for _ in range(_EVENTS_AT_ONCE):
-                if not self._take(wait=False):
-                    break
-            self._wake()
+    def _wait_for_events(self) -> None:
+        """Wait for an event, bring it to the event loop, wait until that wants another; the thread's function."""
+        while True:
+            self._idle.acquire()
+            taken = self._core.take(wait=True)
+            if taken is None:
+                return
+            self._loop.call_soon_threadsafe(self._work, taken)
+            del taken  # it would keep its call alive
 
-    def _take(self, *, wait: bool) -> bool:
-        """Take one event, if there is one. It is forgotten on return: it would keep its call alive."""
-        taken = self._core.take(wait=wait)
+    def _work(self, taken: Taken | None = None) -> None:
+        """Handle what has happened, give every task its turn, look again; when all is quiet, let the thread wait."""
+        taken = taken or self._core.take(wait=False)
         if taken is None:
-            return False
-        on_done, event = taken
-        try:
-            on_done(event)
-        except Exception:
-            self._logger.exception("a bug in the front end")
-        return True
+            self._idle.release()
+            return
+        for _ in range(_EVENTS_AT_ONCE):
+            on_done, event = taken
+            try:
+                on_done(event)
+            except Exception:
+                self._logger.exception("a bug in the front end")
+            taken = self._core.take(wait=False)
+            if taken is None:
+                break
+        self._loop.call_soon(self._work, taken)
 
     def _arrive(self, event: Any) -> None:
         """Take up a call: begin to receive what the method needs before it can run."""
-        with self._asking:
-            if self._serving:
-                self._core.ask()
+        if self._serving:
+            self._core.ask()
         if not event.success:  # asked for, and then the server was shut down
             return
         core = CoreCall(event)
@@ -139,35 +142,19 @@ class DirectFrontEnd:
             return
         if self._door and (answer := self._door(core.method, core.metadata)):
             method = to_method(core.method, answer)
-        call = Call(core, method, post=self._post, loop=self._loop, logger=self._logger)
+        call = Call(core, method, loop=self._loop, logger=self._logger)
         self._open += 1
-        core.watch(lambda event: self._see_off(call, event))
+        core.watch(partial(self._see_off, call))
         if method.streams_requests:
-            self._post(self._begin, (call, None))
+            self._begin(call, None)
         else:
-            core.receive(lambda event: self._post(self._begin, (call, message(event))))
+            core.receive(lambda event: self._begin(call, message(event)))
 
     def _see_off(self, call: Call, event: Any) -> None:
         self._open -= 1
         if left(event):
-            self._post(call.leave, None)
+            call.leave()
 
-    def _begin(self, arrived: tuple[Call, bytes | None]) -> None:
-        call, serialized = arrived
+    def _begin(self, call: Call, serialized: bytes | None) -> None:
         if call.begin(serialized, self._calls.discard):
             self._calls.add(call)
-
-    def _post(self, function: Callable[[Any], object], argument: object) -> None:
-        self._inbox.append((function, argument))
-
-    def _wake(self) -> None:
-        """Have the event loop work off the inbox; once for all that gathers until it does."""
-        if self._inbox and not self._woken:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._work_off)
-
-    def _work_off(self) -> None:
-        self._woken = False  # before the inbox is looked at: what comes later wakes the loop again
-        for _ in range(len(self._inbox)):
-            function, argument = self._inbox.popleft()
-            function(argument)
