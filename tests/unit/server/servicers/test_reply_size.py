@@ -10,7 +10,7 @@ from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ServedModel
 from regard_server.errors import ReplyTooLargeError
 from regard_server.request import Picture, Request, Result, Timings
-from regard_server.servicers.replies import to_result
+from regard_server.servicers.replies import add_result, encoder
 from regard_server.servicers.reply_size import check_reply_size
 
 
@@ -65,7 +65,9 @@ def test_the_prediction_is_what_is_sent(name, size):
             encoding=pb.Encoding.Value(f"ENCODING_{encoding}"), attention_reduction=reduction
         )
         request = Request(model, [], (output,), arrived=0, deadline=1, priority=0)
-        sent = to_result(Result(arrays, Timings()), request, message).ByteSize()
+        response = pb.ExtractResponse()
+        add_result(response, Result(arrays, Timings()), request, encoder(message))
+        sent = response.results[0].ByteSize()
         least = predicted(message, model, [picture(*size)], (output,))
         computed = arrays[output].nbytes / 4
         assert max(sent, computed) <= least + 64, output
