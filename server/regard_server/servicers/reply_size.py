@@ -71,7 +71,7 @@ def _is_small(
     height, width = model.preprocessing.height, model.preprocessing.width
     one = sum([4 * math.prod(model.outputs[output].shape) + _AROUND_OUTPUT for output in outputs])
     return len(pictures) * (one + _AROUND_IMAGE) <= max_bytes and all(
-        [each.height == height and each.width == width for each in pictures]
+        each.height == height and each.width == width for each in pictures
     )
 
 
