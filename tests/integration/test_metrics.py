@@ -1,14 +1,19 @@
 """What Prometheus sees of a real server."""
 
+import re
 import socket
+import string
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import grpc
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from regard_proto.v1 import features_pb2 as pb
+from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 
 
 @pytest.fixture
@@ -77,18 +82,48 @@ def test_the_model_is_named_with_its_fingerprint(shared, scrape):
     assert seen["regard_ready",] == 1
 
 
-def test_what_callers_send_makes_no_new_series(shared, scrape, pictures):
-    """Unknown models, methods and ids leave no trace in the labels: their number is ours to choose."""
-    shared.extract(*pictures(1))
-    before = set(scrape(shared))
-    for number in range(5):
-        with pytest.raises(grpc.RpcError):
-            shared.extract(
-                *pictures(1), model=f"made up {number}", metadata=[("x-request-id", f"id{number}")]
+def made_up(count):
+    """Names that nobody serves: of every alphabet, with what a text format must escape, short and long."""
+    chance = np.random.default_rng(0)
+    alphabet = [*string.printable, *"äß漢字🦆\u202e\x00"]
+    for number in range(count):
+        yield "".join(chance.choice(alphabet, chance.choice([1, 8, 64, 2000]))) + str(number)
+
+
+def begin_calls(served, image, name):
+    """Put a name wherever a caller can put one; return the calls that were begun."""
+    word = re.sub(r"[^!-~]", "_", name)[:200]  # what HTTP/2 lets through
+    metadata = [(f"x-{len(name)}", word), ("x-request-id", word), ("authorization", f"Bearer {word}")]
+    for fields in (
+        {"model": name},
+        {"outputs": [name]},
+        {"expected_fingerprint": name},
+        {"request_id": name},
+        {"priority": len(name)},
+    ):
+        request = pb.ExtractRequest(images=[image], **fields)
+        yield served.features.Extract.future(request, timeout=30, metadata=metadata)
+    yield served.features.GetModel.future(pb.GetModelRequest(name=name), timeout=30)
+    path = urllib.parse.quote(name[:100], safe="")
+    for method in (f"/regard.v1.FeatureService/{path}", f"/{path}/Extract", f"/{path}"):
+        yield served.channel.unary_unary(method).future(b"", timeout=30)
+
+
+def test_what_callers_send_makes_no_new_series(serve, scrape, pictures):
+    """Thousands of made-up models, outputs, ids, methods, services and headers: the series stay the same."""
+    # What is said of embeddings begins with the sixteenth.
+    served = serve(metrics_address="127.0.0.1:0", embedding_samples_per_s=0)
+    (image,) = pictures(1)
+    before = set(scrape(served))
+    for name in made_up(300):
+        answered = [call.exception() for call in [*begin_calls(served, image, name)]]
+        assert any(answered)
+        with served.connect() as channel:
+            stream = FeatureServiceStub(channel).StreamExtract(
+                iter([pb.ExtractRequest(request_id=name, model=name)])
             )
-        with pytest.raises(grpc.RpcError):
-            shared.channel.unary_unary(f"/regard.v1.FeatureService/Made{number}")(b"")
-    assert len({key for key in set(scrape(shared)) - before if "NOT_FOUND" not in str(key)}) == 0
+            assert next(stream).error.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert set(scrape(served)) == before
 
 
 def test_gauges_show_what_is_inside(serve, scrape, pictures):
