@@ -188,6 +188,7 @@ def batches() -> list[Panel]:
     """How well batching works."""
     size = {name: rate(f"regard_batch_size_{name}") for name in ("sum", "count", "bucket")}
     compute = rate("regard_compute_duration_seconds_sum")
+    padded = f"sum({rate('regard_padded_rows_total')})"
     return [
         graph(
             "Batch size",
@@ -215,6 +216,13 @@ def batches() -> list[Panel]:
             "s",
             (share(f"sum({compute})", f"sum({size['sum']})"), "device seconds an image"),
             about="What an image costs the device; falls as batches grow.",
+        ),
+        graph(
+            "Padding",
+            "percentunit",
+            (share(padded, f"({padded} + sum({size['sum']}))"), "rows for nobody"),
+            about="Share of computed rows that only fill batches of a fixed size; engines without such sizes have 0.",
+            most=1,
         ),
     ]
 
