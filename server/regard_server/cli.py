@@ -24,7 +24,7 @@ def serve(argv: Sequence[str]) -> int:
     # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from regard_server.security.faults import security_faults  # noqa: PLC0415 - beside its companion
-    from regard_server.sources import InvalidSourceError, resolve_sources  # noqa: PLC0415 - imports torch
+    from regard_server.sources import InvalidSourceError, resolve_sources, weights_faults  # noqa: PLC0415 - torch
 
     faults = security_faults(settings)
     sources: list[tuple[str, str]] = []
@@ -32,6 +32,8 @@ def serve(argv: Sequence[str]) -> int:
         sources = resolve_sources(settings.models)
     except InvalidSourceError as error:
         faults.append(str(error))
+    if chosen.check:
+        faults += weights_faults(sources)
     if faults:
         return _refuse("\n".join(faults))
     if chosen.check:

@@ -8,8 +8,18 @@ close to that of the whole picture: `tests/benchmarks/decoding.py` measures how 
 import simplejpeg
 from PIL import Image
 
+from regard_server.errors import UndecodableImageError
+
 # A reduction to less than twice the target shows in the vectors; measured by the benchmark.
 HEADROOM = 2
+# libjpeg's warnings of lost pixels; of others, such as bytes too many between segments, the pixels know nothing.
+_DAMAGE = (
+    "Premature end of JPEG file",
+    "premature end of data segment",
+    "bad Huffman code",
+    "instead of RST",
+    "bad arithmetic code",
+)
 
 
 def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Image.Image | None:
@@ -21,14 +31,22 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Image.Image
         target_side: what its shorter side will be resized to.
 
     None where Pillow has to read it: CMYK and the like, or a file that a strict decoder refuses and Pillow may not.
+
+    Raises:
+        UndecodableImageError: part of the picture is missing or damaged. Pillow would make it up, in grey, where the
+            file has an end.
     """
-    if opened.format not in {"JPEG", "MPO"} or opened.mode not in {"RGB", "L"}:
+    if opened.format not in {"JPEG", "MPO"}:
         return None
     least = HEADROOM * target_side
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
-    except ValueError:
+    except ValueError as error:
+        if any(words in str(error) for words in _DAMAGE):
+            raise UndecodableImageError(f"the JPEG is damaged: {error}; is the file complete?") from error
         return None
+    if opened.mode not in {"RGB", "L"}:
+        return None  # colours as Pillow has them; this was to see whether the picture is whole
     picture = Image.fromarray(pixels)
     if "exif" in opened.info:
         picture.info["exif"] = opened.info["exif"]  # the orientation is in it

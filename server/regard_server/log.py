@@ -7,6 +7,7 @@ import warnings
 from datetime import UTC, datetime
 from typing import Literal
 
+from regard_server.libtiff import silence_libtiff
 from regard_server.request_id import current_request_id
 
 
@@ -40,6 +41,7 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> logging.Logg
     # Pillow warns of odd metadata in words of the picture's own: callers could write the log, and fill the memory in
     # which Python remembers what it has warned of.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_libtiff()
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logger = logging.getLogger("regard")
     logger.setLevel(level.upper())

@@ -5,6 +5,7 @@
 /readyz    200 while requests are taken, 503 before warm-up, while draining and after a failure
 """
 
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -27,6 +28,10 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Say nothing of those who hang up or say nothing themselves."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -56,7 +61,8 @@ class ObservationPort:
     def start(self) -> str:
         """Bind, serve, and return the address in use."""
         host, _, port = self._address.rpartition(":")
-        self._server = make_server(host.strip("[]"), int(port), self._respond, _Server, _QuietHandler)
+        kind = _Server6 if host.startswith("[") else _Server
+        self._server = make_server(host.strip("[]"), int(port), self._respond, kind, _QuietHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="observe", daemon=True)
         self._thread.start()
         return f"{host}:{self._server.server_port}"

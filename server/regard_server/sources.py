@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from regard_models import DEFAULT_MODEL, list_models
+from regard_models import DEFAULT_MODEL, ModelError, list_models, load_bundle
 from regard_server.errors import suggest
 
 SUFFIX = ".safetensors"
@@ -35,3 +35,15 @@ def resolve_sources(models: Sequence[str]) -> list[tuple[str, str]]:
     if faults:
         raise InvalidSourceError("\n".join(faults))
     return resolved
+
+
+def weights_faults(sources: Sequence[tuple[str, str]]) -> list[str]:
+    """Open every file of weights as serving would; return a line for each that is of no use."""
+    faults = []
+    for name, source in sources:
+        if source.endswith(SUFFIX):
+            try:
+                load_bundle(source, name=name)
+            except ModelError as error:
+                faults.append(f"models: {error}")
+    return faults

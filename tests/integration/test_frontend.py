@@ -1,6 +1,7 @@
 """What gRPC itself promises, of both front ends, with methods made for the purpose and no model behind them."""
 
 import asyncio
+import contextlib
 import logging
 import queue
 import socket
@@ -71,6 +72,18 @@ class Methods:
         sent = dict(context.invocation_metadata())
         return repr((sent.get("sent"), sent.get("sent-bin"), context.peer().split(":")[0])).encode()
 
+    async def squeeze(self, request, context):
+        context.set_compression(grpc.Compression.Gzip)
+        await context.write(request)
+        context.disable_next_message_compression()
+        await context.write(request)
+        with pytest.raises(RuntimeError):  # too late
+            context.set_compression(grpc.Compression.Gzip)
+
+    async def squeeze_once(self, request, context):
+        context.set_compression(grpc.Compression.Deflate)
+        return request
+
     async def end_badly(self, _request, context):
         context.set_code(grpc.StatusCode.DATA_LOSS)
         context.set_details("half of it")
@@ -87,10 +100,11 @@ class Methods:
             "Count": writes(self.count),
             "Flood": writes(self.flood),
             "Join": joins(self.join),
+            "Squeeze": writes(self.squeeze),
             "Yields": both(self.yields),
             **{
                 name.title().replace("_", ""): unary(getattr(self, name))
-                for name in ("echo", "wait", "refuse", "bug", "tell", "end_badly")
+                for name in ("echo", "wait", "refuse", "bug", "tell", "end_badly", "squeeze_once")
             },
         }
 
@@ -259,6 +273,60 @@ def test_streams_beyond_the_limit_wait(start):
     second = served.unary("Echo").future(b"x", timeout=PATIENCE_S)
     first.cancel()
     assert second.result() == b"x"
+
+
+class Relay:
+    """Stands between a caller and a server on one connection, and counts what the server says."""
+
+    def __init__(self, port):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._port = port
+        self.answered = 0
+        self._threads = [threading.Thread(target=self._serve)]
+        self._threads[0].start()
+
+    def _serve(self):
+        caller, _ = self._listener.accept()
+        server = socket.create_connection(("127.0.0.1", self._port))
+        back = threading.Thread(target=self._pass_on, args=(server, caller))
+        back.start()
+        while data := caller.recv(1 << 16):
+            server.sendall(data)
+        server.shutdown(socket.SHUT_WR)
+        back.join()
+        caller.close()
+        server.close()
+
+    def _pass_on(self, server, caller):
+        with contextlib.suppress(OSError):  # the caller has hung up
+            while data := server.recv(1 << 16):
+                self.answered += len(data)
+                caller.sendall(data)
+
+    def close(self):
+        self._threads[0].join(PATIENCE_S)
+        self._listener.close()
+
+
+def test_answers_are_compressed_where_a_servicer_says_so(start):
+    """Less travels, the caller reads the same, and a message may be let be."""
+    served = start(address="127.0.0.1:0")
+    message = bytes(1 << 20)
+    counted = {}
+    for name in ("Echo", "SqueezeOnce", "Squeeze"):
+        relay = Relay(int(served.address.rpartition(":")[2]))
+        with grpc.insecure_channel(relay.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            if name == "Squeeze":
+                answers = list(channel.unary_stream(f"/test.Test/{name}")(message, timeout=PATIENCE_S))
+                assert answers == [message] * 2
+            else:
+                assert channel.unary_unary(f"/test.Test/{name}")(message, timeout=PATIENCE_S) == message
+        relay.close()
+        counted[name] = relay.answered
+    # grpc.aio forgets it where an answer is returned.
+    assert (counted["SqueezeOnce"] < 1 << 16) == (served.server.name == "direct")
+    assert 1 << 20 < counted["Echo"] <= counted["Squeeze"] + 1000 < (1 << 20) + (1 << 16)
 
 
 def test_calls_beyond_the_limit_are_refused(start):

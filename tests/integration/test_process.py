@@ -281,3 +281,14 @@ def test_check_reads_certificates_and_tokens(tmp_path):
         assert said in err
     assert "short" not in err.replace("too short", "")
     assert "Traceback" not in err
+
+
+def test_check_opens_the_weights(tmp_path):
+    """A file that is no model is found by `--check`, before anybody waits for it."""
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"not weights")
+    status, out, err = run("--check", "--models", f"resnet_tiny,{path}")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("models: ")
+    assert str(path) in err
+    assert "Traceback" not in err

@@ -22,6 +22,7 @@ from regard_server.errors import (
     UnknownFormatError,
 )
 from regard_server.images import FORMATS, ImageLimits, decode, fit_raw
+from regard_server.libtiff import silence_libtiff
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000)
 AS_IS = Preprocessing(24, 24, 24)
@@ -420,3 +421,35 @@ def test_a_small_run_length_encoded_bmp_of_many_pixels_is_refused():
     limits = ImageLimits(max_bytes=1 << 20, max_pixels=50_000_000)
     with pytest.raises(UndecodableImageError, match="run-length encoded"):
         decode(data, limits, AS_IS)
+
+
+class TestDamage:
+    """Files that are whole by their ends and not in between."""
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}], ids=str)
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_a_jpeg_without_its_middle_is_refused(self, options, mode):
+        """Pillow fills in grey where the data end before the picture does; a vector of that would be a lie."""
+        picture = Image.fromarray(smooth(400, 400) ^ np.uint8(85)).convert(mode)
+        whole = encode(picture, "JPEG", **options)
+        assert read(whole).shape == (24, 24, 3)
+        half = len(whole) * 2 // 3
+        with pytest.raises(UndecodableImageError, match="is the file complete"):
+            read(whole[:half] + b"\xff\xd9")
+
+    def test_bytes_that_hide_no_pixel_are_let_be(self):
+        """Some cameras leave rubbish between segments; every pixel is there."""
+        whole = encode(smooth(40, 40), "JPEG")
+        expected = read(whole)
+        np.testing.assert_array_equal(read(whole[:-2] + bytes(17) + whole[-2:]), expected)
+        np.testing.assert_array_equal(read(whole + b"trailing rubbish"), expected)
+
+    def test_libtiff_says_nothing_of_it_on_standard_error(self, capfd):
+        """What is wrong with a picture is told to its caller, not in the middle of the log."""
+        assert silence_libtiff()
+        for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+            data = bytearray(encode(COLOURS, "TIFF", compression=compression))
+            data[40:60] = b"\xff" * 20
+            with contextlib.suppress(InvalidImageError):
+                read(bytes(data))
+        assert capfd.readouterr().err == ""

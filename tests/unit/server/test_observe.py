@@ -1,5 +1,6 @@
 """The operator's port."""
 
+import errno
 import socket
 import urllib.error
 import urllib.request
@@ -88,3 +89,16 @@ def test_who_connects_and_says_nothing_is_let_go(port, monkeypatch, capfd):
         assert silent.recv(1) == b""
     port.close()
     assert capfd.readouterr().err == ""
+
+
+def test_it_listens_on_ipv6_too(truth):
+    """An address in brackets is one of IPv6, where the machine has any."""
+    port = ObservationPort("[::1]:0", CollectorRegistry(), live=lambda: truth.live, ready=lambda: truth.ready)
+    try:
+        address = port.start()
+    except OSError as error:  # a machine without
+        assert error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}  # noqa: PT017 - and nothing else
+        return
+    assert address.startswith("[::1]:")
+    assert get(address, "/livez")[0] == 200
+    port.close()

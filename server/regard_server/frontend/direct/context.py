@@ -12,8 +12,6 @@ from grpc.aio import EOF, AbortError, ServicerContext
 from regard_server.frontend.direct.core import CallOverError, CoreCall, Metadata, message
 from regard_server.frontend.direct.method import Method
 
-_COMPRESSION = "this front end sends what it sends uncompressed"
-
 
 class Context(ServicerContext[Any, Any]):
     """One call, for its servicer. Used from the event loop."""
@@ -118,11 +116,18 @@ class Context(ServicerContext[Any, Any]):
         return self._core.identities()[2]
 
     def set_compression(self, compression: grpc.Compression) -> None:
-        """Refuse: vectors do not compress, and nobody asked for it."""
-        raise NotImplementedError(_COMPRESSION)
+        """Have the messages compressed, where the caller can read them so.
+
+        Raises:
+            RuntimeError: it is too late.
+        """
+        if self._core.opened:
+            raise RuntimeError("initial metadata was sent already")
+        self._core.compress(compression)
 
     def disable_next_message_compression(self) -> None:
-        """Do nothing: nothing is compressed."""
+        """Have the next message sent as it is."""
+        self._core.leave_next_message()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Have a function called with this context when the call is over."""

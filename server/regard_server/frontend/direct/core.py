@@ -17,6 +17,11 @@ Taken: TypeAlias = tuple[OnDone, Any]
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 
 _NO_FLAGS: Final = 0
+_COMPRESSIONS: Final = {
+    grpc.Compression.NoCompression: "identity",
+    grpc.Compression.Deflate: "deflate",
+    grpc.Compression.Gzip: "gzip",
+}
 # gRPC's "never", in seconds, is the largest of 64 bits; no deadline that somebody means is that far away.
 _NEVER_S: Final = 1e15
 
@@ -86,13 +91,15 @@ class CoreCall:
         CallOverError: the core refuses the operation.
     """
 
-    __slots__ = ("_call", "_deadline", "_opened", "metadata", "method")
+    __slots__ = ("_call", "_compression", "_deadline", "_next_flags", "_opened", "metadata", "method")
 
     def __init__(self, event: Any) -> None:
         details = event.call_details
         self._call = event.call
         self._deadline: float = details.deadline
         self._opened = False
+        self._compression: Metadata = ()
+        self._next_flags = _NO_FLAGS
         self.method: str = details.method.decode("utf-8", "replace")
         self.metadata: Metadata = event.invocation_metadata
 
@@ -114,20 +121,28 @@ class CoreCall:
         """Receive one message; see `message`."""
         self._begin((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), on_done)
 
+    def compress(self, compression: grpc.Compression) -> None:
+        """Ask the core to compress messages, where the caller reads them so; before the call is opened."""
+        self._compression = ((cygrpc.GRPC_COMPRESSION_REQUEST_ALGORITHM_MD_KEY, _COMPRESSIONS[compression]),)
+
+    def leave_next_message(self) -> None:
+        """Send the next message as it is."""
+        self._next_flags = cygrpc.WriteFlag.no_compress
+
     def open(self, metadata: Metadata, on_done: OnDone) -> None:
         """Send initial metadata."""
         self._begin((self._opening(metadata),), on_done)
 
     def send(self, message: bytes, on_done: OnDone) -> None:
         """Send one message, and what opens the call if it is the first."""
-        sending = cygrpc.SendMessageOperation(message, _NO_FLAGS)
+        sending = self._sending(message)
         self._begin((sending,) if self._opened else (self._opening(), sending), on_done)
 
     def finish(self, message: bytes | None, code: int, details: str, trailing: Metadata) -> None:
         """Send what is left to be sent, a last message among it, and the status; nobody waits for it."""
         operations = [] if self._opened else [self._opening()]
         if message is not None:
-            operations.append(cygrpc.SendMessageOperation(message, _NO_FLAGS))
+            operations.append(self._sending(message))
         operations.append(cygrpc.SendStatusFromServerOperation(trailing, code, details.encode(), _NO_FLAGS))
         self._begin(operations, ignore)
 
@@ -147,7 +162,11 @@ class CoreCall:
 
     def _opening(self, metadata: Metadata = ()) -> Any:
         self._opened = True
-        return cygrpc.SendInitialMetadataOperation(metadata, _NO_FLAGS)
+        return cygrpc.SendInitialMetadataOperation((*metadata, *self._compression), _NO_FLAGS)
+
+    def _sending(self, message: bytes) -> Any:
+        flags, self._next_flags = self._next_flags, _NO_FLAGS
+        return cygrpc.SendMessageOperation(message, flags)
 
     def _begin(self, operations: Sequence[Any], on_done: OnDone) -> None:
         if self._call.start_server_batch(operations, on_done):

@@ -36,6 +36,8 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "RequestCallEvent": ("tag", "success", "completion_type", "call", "call_details", "invocation_metadata"),
     "BatchOperationEvent": ("tag", "success", "completion_type", "batch_operations"),
     "CompletionType": ("operation_complete",),
+    "WriteFlag": ("no_compress",),
+    "GRPC_COMPRESSION_REQUEST_ALGORITHM_MD_KEY": (),
     "SendInitialMetadataOperation": (),
     "SendMessageOperation": (),
     "SendStatusFromServerOperation": (),
