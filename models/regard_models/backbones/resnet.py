@@ -9,7 +9,7 @@ are torchvision's. Letters as in `regard_models.attention.module`; K classes, D 
 from __future__ import annotations
 
 import inspect
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class ResNet(nn.Module):
 
     Attributes:
         spec: what it was built from.
+        outputs: every output by name, in the order of the network, the embedding and the logits first.
         min_side: the smallest height and width it accepts; every layer pads, so one pixel is enough.
     """
 
@@ -56,6 +57,7 @@ class ResNet(nn.Module):
             channels = spec.channels(stage)
         self.head = _build_head(spec)
         self.fc = nn.Linear(channels, spec.num_classes) if spec.num_classes and self.head is None else None
+        self.outputs: Mapping[str, OutputInfo] = self._describe()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(B, K)`, or embeddings `(B, D)` where there is no head.
@@ -93,9 +95,7 @@ class ResNet(nn.Module):
             found |= self._run_head(x, outputs)
         return {name: found[name] for name in outputs}
 
-    @cached_property
-    def outputs(self) -> Mapping[str, OutputInfo]:
-        """Every output by name, in the order of the network, the embedding and the logits first."""
+    def _describe(self) -> Mapping[str, OutputInfo]:
         behind = self.head.outputs if self.head else self._plain_outputs()
         offered = [*behind.values()]
         for stage in STAGES:

@@ -164,6 +164,14 @@ def test_compiled_models_give_the_same_maps(name):
 
 
 @torch.inference_mode()
+def test_a_fresh_model_compiles_into_one_graph():
+    """Nothing has to be looked at or run before: the first capture is whole."""
+    model = regard_models.create("resnet_tiny").eval()
+    compiled = torch.compile(lambda x: model.extract(x, ("embedding",)), backend="eager", fullgraph=True)
+    assert compiled(torch.randn(1, 3, 32, 32))["embedding"].isfinite().all()
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("name", MINIS)
 def test_half_precision_and_layout_keep_the_embedding(name):
     """In bfloat16, float16 and channels_last every output is finite and the embedding points the same way."""
