@@ -1,12 +1,13 @@
-// What a dashboard of ours may hold: Grafana's published types, and of panels those that we use.
+// What a dashboard of ours may hold: the types of the Grafana that docker-compose.yml runs, and of panels those that we
+// use.
 //
 // JSON knows no enums, so `Plain` stands for every enum by its values. An unknown field is an error, because the
 // dashboards are written as literals of these types.
-import type { Options as Heatmap } from '@grafana/schema/dist/esm/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen';
-import type { Options as Stat } from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
-import type { FieldConfig as TableFields, Options as Table } from '@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
-import type { FieldConfig as TimeSeriesFields, Options as TimeSeries } from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
-import type * as grafana from '@grafana/schema/dist/esm/raw/dashboard/x/Dashboard_types.gen';
+import type { Options as Heatmap } from '@grafana/schema/dist/types/raw/composable/heatmap/panelcfg/x/HeatmapPanelCfg_types.gen.js';
+import type { Options as Stat } from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen.js';
+import type { FieldConfig as TableFields, Options as Table } from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen.js';
+import type { FieldConfig as TimeSeriesFields, Options as TimeSeries } from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen.js';
+import type * as grafana from '@grafana/schema/dist/types/raw/dashboard/x/dashboard_types.gen.js';
 
 type Plain<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
 type Without<T, K extends keyof T> = { [P in keyof T as P extends K ? never : P]: T[P] };
