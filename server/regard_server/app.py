@@ -38,9 +38,10 @@ from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits
 from regard_server.interceptors import CallInterceptor
+from regard_server.journey import settle
 from regard_server.metrics import Metrics
 from regard_server.observe import ObservationPort
-from regard_server.pipeline import Pipeline, settle
+from regard_server.pipeline import Pipeline
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
 from regard_server.security.door import TokenDoor

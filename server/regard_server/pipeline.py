@@ -7,13 +7,11 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal
-
-import numpy.typing as npt
+from typing import Literal
 
 from regard_server.admission import Admission
 from regard_server.answers import Answers, Room
-from regard_server.batcher import Batcher, Outcome
+from regard_server.batcher import Batcher
 from regard_server.decoding import DecodePool
 from regard_server.errors import (
     DeadlineExpiredError,
@@ -23,11 +21,12 @@ from regard_server.errors import (
     RegardError,
     UnavailableError,
 )
+from regard_server.journey import Journey
 from regard_server.metrics import Metrics
-from regard_server.request import Picture, Request, Result, Timings
-from regard_server.reuse import Outputs, Reuse, content_key
+from regard_server.request import Request, Result
+from regard_server.reuse import Reuse
 from regard_server.waiting import Entry
-from regard_server.work import BatchKey, Work
+from regard_server.work import BatchKey
 
 _MAPS = frozenset({"feature_map", "attention"})
 # Errors that are never one picture's alone, and the outcome that all its pictures are counted as.
@@ -60,7 +59,7 @@ class Pipeline:
         clock: Callable[[], float],
         reuse: Reuse | None = None,
     ) -> None:
-        self._reuse = reuse
+        self._journey = Journey(decoders=decoders, batcher=batcher, metrics=metrics, clock=clock, reuse=reuse)
         self._admission = admission
         self._decoders = decoders
         self._batcher = batcher
@@ -123,8 +122,8 @@ class Pipeline:
     async def _extract_all(self, request: Request, rooms: Sequence[Room]) -> Sequence[Result]:
         """Send every picture on its way, and wait for all of them.
 
-        Pictures that can be read at once go to the device together, without a task each: many small ones in a
-        message, or one in each of many messages, cost half as much so.
+        Those with a short journey go to the device together, without a task each: many small ones in a message, or one
+        in each of many messages, cost half as much so.
         """
         loop = asyncio.get_running_loop()
         answers = Answers(len(rooms), loop)
@@ -134,10 +133,10 @@ class Pipeline:
         try:
             for index, (picture, room) in enumerate(zip(request.pictures, rooms, strict=True)):
                 give = partial(answers.give, index)
-                if picture.quick and self._reuse is None:
-                    entries += self._read_at_once(request, picture, room, give)
+                if self._journey.is_short(picture):
+                    entries += self._journey.begin(request, picture, room, give)
                 else:
-                    way = self._extract_one(request, picture, room)
+                    way = self._journey.make(request, picture, room)
                     tasks.append(loop.create_task(_tell(way, give, answers.fail)))
             if entries:
                 self._batcher.submit(entries)
@@ -147,96 +146,13 @@ class Pipeline:
                 self._batcher.discard(entry)  # whoever leaves early must not be computed for
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(
-                    tasks
-                )  # so that nothing of the request is left when its caller hears of it
+            if tasks:  # nothing of the request is to be left when its caller hears of its end
+                await asyncio.wait(tasks)
             raise
         finally:
             expiry.cancel()
             for room in rooms:
                 room.give_back()
-
-    def _read_at_once(
-        self, request: Request, picture: Picture, room: Room, give: Callable[[Result], None]
-    ) -> list[Entry]:
-        """Read a picture here and now; return its entry for the device, or none if it cannot be read."""
-        began = self._clock()
-        try:
-            pixels = picture.read()
-        except RegardError as error:
-            room.give_back()
-            now = self._clock()
-            give(Result(error, Timings(decode_s=now - began, total_s=now - request.arrived)))
-            return []
-        decoded = self._clock()
-        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
-
-        def answer(outcome: Outcome) -> None:
-            give(self._result(request, outcome, decoded - began))
-
-        return [_enter(request, pixels, room, decoded, answer)]
-
-    async def _extract_one(self, request: Request, picture: Picture, room: Room) -> Result:
-        try:
-            if self._reuse is not None and picture.content is not None:
-                return await self._share(self._reuse, request, picture, room)
-            return await self._compute(request, picture, room)
-        except RegardError as error:  # this picture's alone
-            return Result(error, Timings(total_s=self._clock() - request.arrived))
-        finally:
-            room.give_back()
-
-    async def _compute(self, request: Request, picture: Picture, room: Room) -> Result:
-        began = self._clock()
-        try:
-            pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
-        except RegardError as error:
-            now = self._clock()
-            return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
-        decoded = self._clock()
-        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
-        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
-        self._batcher.submit([entry])
-        try:
-            return self._result(request, await answered, decoded - began)
-        except BaseException:
-            self._batcher.discard(entry)
-            raise
-
-    async def _share(self, reuse: Reuse, request: Request, picture: Picture, room: Room) -> Result:
-        """Compute a picture, or take the answer of its like; only the one who computes needs the room at the device."""
-        own: Result | None = None
-
-        async def compute() -> Outputs:
-            nonlocal own
-            own = await self._compute(request, picture, room)
-            if isinstance(own.outcome, RegardError):
-                raise own.outcome
-            return own.outcome
-
-        try:
-            content = picture.content() if picture.content else ()
-            outputs, source = await reuse.get(
-                content_key(content, request.model.name, request.outputs), compute
-            )
-        except RegardError:
-            if own is not None:  # with its timings
-                return own
-            raise
-        self._metrics.reused.labels(request.model.name, source).inc()
-        return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
-
-    def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
-        timings = Timings(
-            decode_s,
-            outcome.queue_s,
-            outcome.compute_s,
-            self._clock() - request.arrived,
-            outcome.batch_size,
-        )
-        return Result(outcome.value, timings)
 
     def _count(self, request: Request, outcome: str) -> None:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
@@ -246,34 +162,6 @@ def _raise_of_whole_request(results: Sequence[Result]) -> None:
     for result in results:
         if isinstance(result.outcome, RegardError) and type(result.outcome) in _WHOLE_REQUEST:
             raise result.outcome
-
-
-def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
-    """Answer the callers of a batch; runs on the event loop."""
-    first = outcomes[0]
-    if first.batch_size:  # it ran, and the others with it
-        model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
-        metrics.batch_size.labels(model).observe(first.batch_size)
-        metrics.compute_seconds.labels(model).observe(first.compute_s)
-        metrics.embeddings.offer(model, first.value)
-        queue_seconds = metrics.queue_seconds.labels(model)
-        for outcome in outcomes:
-            queue_seconds.observe(outcome.queue_s)
-    for outcome in outcomes:
-        outcome.entry.owner(outcome)
-
-
-def _enter(
-    request: Request, pixels: npt.NDArray[Any], room: Room, now: float, owner: Callable[[Outcome], None]
-) -> Entry:
-    room.taken()
-    work = Work(pixels, request.outputs)
-    return Entry(room.key, work, owner, request.deadline, request.priority, now)
-
-
-def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not answered.done():
-        answered.set_result(outcome)
 
 
 async def _tell(

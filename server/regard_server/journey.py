@@ -1,0 +1,159 @@
+"""The journey of one picture: read ─→ wait for the device ─→ result.
+
+A picture that can be read at once needs no task of its own: its entry goes to the batcher with those of its message,
+and its result comes back through a callback. One that is decoded in the pool, or may share another's answer, waits
+in between, and so is a coroutine.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy.typing as npt
+
+from regard_server.answers import Room
+from regard_server.batcher import Batcher, Outcome
+from regard_server.decoding import DecodePool
+from regard_server.errors import RegardError
+from regard_server.metrics import Metrics
+from regard_server.request import Picture, Request, Result, Timings
+from regard_server.reuse import Outputs, Reuse, content_key
+from regard_server.waiting import Entry
+from regard_server.work import Work
+
+
+class Journey:
+    """Where pictures go; used from the event loop. See `Pipeline` for the arguments."""
+
+    def __init__(
+        self,
+        *,
+        decoders: DecodePool,
+        batcher: Batcher,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        reuse: Reuse | None,
+    ) -> None:
+        self._decoders = decoders
+        self._batcher = batcher
+        self._metrics = metrics
+        self._clock = clock
+        self._reuse = reuse
+
+    def is_short(self, picture: Picture) -> bool:
+        """Tell whether a picture has nothing to wait for but the device."""
+        return picture.quick and self._reuse is None
+
+    def begin(
+        self, request: Request, picture: Picture, room: Room, give: Callable[[Result], None]
+    ) -> list[Entry]:
+        """Begin a short journey: read the picture here and now; return its entry, or none if it cannot be read.
+
+        The entry is for the batcher; `give` gets the result.
+        """
+        began = self._clock()
+        try:
+            pixels = picture.read()
+        except RegardError as error:
+            room.give_back()
+            now = self._clock()
+            give(Result(error, Timings(decode_s=now - began, total_s=now - request.arrived)))
+            return []
+        decoded = self._clock()
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+
+        def answer(outcome: Outcome) -> None:
+            give(self._result(request, outcome, decoded - began))
+
+        return [_enter(request, pixels, room, decoded, answer)]
+
+    async def make(self, request: Request, picture: Picture, room: Room) -> Result:
+        """Make any journey, from reading to the result, which may be an error of this picture's own."""
+        try:
+            if self._reuse is not None and picture.content is not None:
+                return await self._share(self._reuse, request, picture, room)
+            return await self._compute(request, picture, room)
+        except RegardError as error:  # this picture's alone
+            return Result(error, Timings(total_s=self._clock() - request.arrived))
+        finally:
+            room.give_back()
+
+    async def _compute(self, request: Request, picture: Picture, room: Room) -> Result:
+        began = self._clock()
+        try:
+            pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
+        except RegardError as error:
+            now = self._clock()
+            return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
+        decoded = self._clock()
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
+        self._batcher.submit([entry])
+        try:
+            return self._result(request, await answered, decoded - began)
+        except BaseException:
+            self._batcher.discard(entry)
+            raise
+
+    async def _share(self, reuse: Reuse, request: Request, picture: Picture, room: Room) -> Result:
+        """Compute a picture, or take the answer of its like; only the one who computes needs the room at the device."""
+        own: Result | None = None
+
+        async def compute() -> Outputs:
+            nonlocal own
+            own = await self._compute(request, picture, room)
+            if isinstance(own.outcome, RegardError):
+                raise own.outcome
+            return own.outcome
+
+        try:
+            content = picture.content() if picture.content else ()
+            outputs, source = await reuse.get(
+                content_key(content, request.model.name, request.outputs), compute
+            )
+        except RegardError:
+            if own is not None:  # with its timings
+                return own
+            raise
+        self._metrics.reused.labels(request.model.name, source).inc()
+        return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
+
+    def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
+        timings = Timings(
+            decode_s,
+            outcome.queue_s,
+            outcome.compute_s,
+            self._clock() - request.arrived,
+            outcome.batch_size,
+        )
+        return Result(outcome.value, timings)
+
+
+def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
+    """Answer the callers of a batch; runs on the event loop."""
+    first = outcomes[0]
+    if first.batch_size:  # it ran, and the others with it
+        model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
+        metrics.batch_size.labels(model).observe(first.batch_size)
+        metrics.compute_seconds.labels(model).observe(first.compute_s)
+        metrics.embeddings.offer(model, first.value)
+        queue_seconds = metrics.queue_seconds.labels(model)
+        for outcome in outcomes:
+            queue_seconds.observe(outcome.queue_s)
+    for outcome in outcomes:
+        outcome.entry.owner(outcome)
+
+
+def _enter(
+    request: Request, pixels: npt.NDArray[Any], room: Room, now: float, owner: Callable[[Outcome], None]
+) -> Entry:
+    room.taken()
+    work = Work(pixels, request.outputs)
+    return Entry(room.key, work, owner, request.deadline, request.priority, now)
+
+
+def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not answered.done():
+        answered.set_result(outcome)

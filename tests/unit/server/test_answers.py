@@ -1,0 +1,85 @@
+"""One request's results, and the room its pictures were promised."""
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard_server.answers import Answers, Room
+from regard_server.errors import UndecodableImageError
+from regard_server.request import Result, Timings
+
+
+def result(number):
+    return Result({"embedding": number}, Timings())
+
+
+@given(st.permutations(range(5)))
+def test_results_come_in_any_order_and_leave_in_the_pictures_order(order):
+    """Whoever waits gets all, each at its picture's place."""
+
+    async def collect():
+        answers = Answers(len(order), asyncio.get_running_loop())
+        waiting = asyncio.create_task(answers.all())
+        for index in order:
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            answers.give(index, result(index))
+        return await waiting
+
+    assert [each.outcome["embedding"] for each in asyncio.run(collect())] == list(range(5))
+
+
+async def test_an_error_ends_the_waiting_and_results_that_follow_are_dropped():
+    """The first end counts, whatever comes after it."""
+    answers = Answers(1, asyncio.get_running_loop())
+    answers.fail(TimeoutError())
+    answers.give(0, result(0))
+    answers.fail(UndecodableImageError("later"))
+    with pytest.raises(TimeoutError):
+        await answers.all()
+
+
+async def test_an_error_keeps_nothing_alive_once_it_was_handled():
+    """What a failed request held goes at once, not when the cyclic garbage collector comes by."""
+
+    class Held:
+        pass
+
+    async def fail(held):
+        answers = Answers(1, asyncio.get_running_loop())
+        answers.fail(TimeoutError())
+        with pytest.raises(TimeoutError):
+            await answers.all()
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        kept = await fail(Held())
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+class Releases:
+    """Takes down what is given back."""
+
+    def __init__(self):
+        self.given_back = []
+
+    def release(self, key, count):
+        self.given_back.append((key, count))
+
+
+def test_room_is_given_back_once_unless_it_was_taken():
+    """A promise is redeemed by an entry or released, never both and never twice."""
+    batcher = Releases()
+    for room in (Room("left", batcher), Room("taken", batcher)):
+        if room.key == "taken":
+            room.taken()
+        room.give_back()
+        room.give_back()
+    assert batcher.given_back == [("left", 1)]
