@@ -103,13 +103,16 @@ class Metrics:
         self.padded.labels(model).inc(rows)
 
     def expect(self, *, models: Iterable[str], methods: Iterable[str]) -> None:
-        """Make the series of these models and methods, at 0: a rate over one that begins at 1 never sees that 1."""
+        """Make all series that are known beforehand, at 0: a rate over one that begins at 1 never sees that 1."""
         for model in models:
             self.padded.labels(model)
             for outcome in OUTCOMES:
                 self.items.labels(model, outcome)
             for each in (self.decode_seconds, self.queue_seconds, self.compute_seconds, self.batch_size):
                 each.labels(model)
+        for what in ("certificate", "tokens"):
+            for outcome in ("ok", "failed"):
+                self.reloads.labels(what, outcome)
         for method in methods:
             self.request_seconds.labels(method)
             for code in CODES:

@@ -19,6 +19,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 
 import grpc
@@ -134,14 +135,18 @@ class Prometheus:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        until(self._answers, "Prometheus")
 
-    def _answers(self):
+    def ready(self):
+        until(self._is_ready, "Prometheus")
+        return self
+
+    def _is_ready(self):
         assert self._process.poll() is None, Path(self._log.name).read_text()
         try:
-            return self.get("status/runtimeinfo")
-        except OSError:
-            return None
+            with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=PATIENCE_S) as answer:
+                return answer.status == HTTPStatus.OK
+        except OSError:  # not listening yet, or answering that it is starting
+            return False
 
     def get(self, path, **parameters):
         """Ask its HTTP API; a refusal is an error with its words."""
@@ -275,9 +280,16 @@ class Watched:
 
     def __init__(self, folder):
         self.folder = folder
-        starting = [Replica(folder), Replica(folder)]
-        self.replicas = [each.ready() for each in starting]
-        self.prometheus = Prometheus(folder, [each.metrics for each in self.replicas])
+        self.replicas = []
+        self.prometheus = None
+        self.callers = []
+
+    def start(self):
+        self.replicas = [Replica(self.folder), Replica(self.folder)]
+        for each in self.replicas:
+            each.ready()
+        self.prometheus = Prometheus(self.folder, [each.metrics for each in self.replicas])
+        self.prometheus.ready()
         self.callers = [Callers(each) for each in self.replicas]
 
     def load(self):
@@ -305,7 +317,8 @@ class Watched:
         for each in self.replicas:
             each.leave()
         for each in (*self.replicas, self.prometheus):
-            each.stop()
+            if each is not None:
+                each.stop()
 
 
 @pytest.fixture(name="until", scope="session")
@@ -318,6 +331,7 @@ def watched(tmp_path_factory):
     """Two loaded servers and their Prometheus; the load is over when a test gets them."""
     watched = Watched(tmp_path_factory.mktemp("watched"))
     try:
+        watched.start()
         watched.load()
         yield watched
     finally:

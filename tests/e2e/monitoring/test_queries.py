@@ -17,12 +17,10 @@ pytestmark = pytest.mark.timeout(300)
 TOP = Path(__file__).parents[3]
 # What only a GPU tells. Here the names are known to Prometheus, and there are no samples.
 NEED_A_GPU = {"GPU utilisation", "GPU memory"}
-# Nor for these: they tell of a GPU, or of certificates and tokens that changed.
 NO_SAMPLES = {
     "regard_device_memory_bytes",
     "regard_device_memory_used_bytes",
     "regard_device_utilization_ratio",
-    "regard_security_reloads_total",
 }
 # Shares of something that may be smaller than the part.
 ABOVE_ONE = {"Share of the even load", "Variety"}
@@ -146,7 +144,7 @@ def test_every_recording_rule_records(watched):
 def test_every_alert_has_something_to_look_at(watched):
     """Each is evaluated, and with its comparisons as numbers instead of filters it says 0 or 1 of something."""
     alerts = rules(watched, "alerting")
-    assert len(alerts) == 17
+    assert len(alerts) == 18
     for rule in alerts:
         assert (rule["health"], rule.get("lastError", "")) == ("ok", "")
         expr = re.sub(r"(?<![=!<>])(==|!=|>=|<=|>|<)(?![=~])", r"\1 bool", without_matchers(rule["query"]))
@@ -205,7 +203,8 @@ def test_replicas_add_up_to_what_callers_counted(watched, until):
     refused = watched.prometheus.value(
         'sum(regard_requests_total{code="RESOURCE_EXHAUSTED",method="Extract"})'
     )
-    assert refused == answered["RESOURCE_EXHAUSTED"] > 0
+    # Those who left did not hear of it, and the library tries again by itself.
+    assert refused >= answered["RESOURCE_EXHAUSTED"] > 0
     seen = watched.prometheus.query("sum by (outcome) (regard_items_total) > 0")
     assert {labels["outcome"] for labels, _ in seen} >= set(OUTCOMES) - {"late"}
 

@@ -44,7 +44,6 @@ def metrics():
         most_bytes=1,
     )
     metrics.reused.labels("m", "cache")
-    metrics.reloads.labels("tokens", "ok")
     metrics.model_info.labels("m", "f", "true", "float32", "eager", "cpu")
     return metrics
 
