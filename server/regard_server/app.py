@@ -44,6 +44,7 @@ from regard_server.observe import ObservationPort
 from regard_server.pipeline import Pipeline
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
+from regard_server.security.callers import caller_of
 from regard_server.security.door import TokenDoor
 from regard_server.security.tls import Tls, TlsFiles
 from regard_server.security.tokens import Tokens
@@ -85,7 +86,9 @@ class Server:
         reuses = settings.deduplicate or settings.cache_bytes
         self._reuse = Reuse(settings.cache_bytes) if reuses else None
         self._admission = Admission(
-            max_images=settings.max_in_flight_images, max_bytes=settings.max_in_flight_bytes
+            max_images=settings.max_in_flight_images,
+            max_bytes=settings.max_in_flight_bytes,
+            max_client_images=settings.max_client_images,
         )
         self._decoders = DecodePool(settings.decode_threads or cores, self._loop.time)
         costs, capacity = CostModel(), BatchCapacity(settings.max_batch)
@@ -154,6 +157,9 @@ class Server:
 
     def _make_routes(self) -> Routes:
         settings = self._settings
+        tokens = None
+        if settings.tokens_file:
+            tokens = Tokens(settings.tokens_file, self._logger, partial(self._count_reload, "tokens"))
         servicer = FeatureServicer(
             pipeline=Pipeline(
                 admission=self._admission,
@@ -177,6 +183,7 @@ class Server:
             draining=self.health.draining,
             clock=self._loop.time,
             logger=self._logger,
+            identify=partial(caller_of, tokens=tokens) if settings.max_client_images else lambda _: "",
         )
         border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
         parse = bounded_parser(settings.max_images_per_request)
@@ -192,8 +199,7 @@ class Server:
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         described = reflection.aio.ReflectionServicer((SERVICE, health, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, routes)  # type: ignore[no-untyped-call]
-        if settings.tokens_file:
-            tokens = Tokens(settings.tokens_file, self._logger, partial(self._count_reload, "tokens"))
+        if tokens is not None:
             probes = {name for name in routes.methods if name.startswith(f"/{health}/")}
             routes.door = TokenDoor(tokens, border.refuse, probes)
         return cast("Routes", routes)

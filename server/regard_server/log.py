@@ -33,6 +33,10 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(event, ensure_ascii=False)
 
 
+def _is_no_metadata(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
 def configure_logging(level: str, form: Literal["text", "json"]) -> logging.Logger:
     """Send the program's logs to standard error and return the server's logger."""
     handler = logging.StreamHandler(sys.stderr)
@@ -42,6 +46,8 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> logging.Logg
     # which Python remembers what it has warned of.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     silence_libtiff()
+    # gRPC shows metadata that are no text, tokens among them, with a traceback for each.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_metadata)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logger = logging.getLogger("regard")
     logger.setLevel(level.upper())

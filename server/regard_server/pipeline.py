@@ -81,8 +81,10 @@ class Pipeline:
                 raise DeadlineExpiredError("the deadline had passed when the request arrived")
             if request.patient:
                 async with asyncio.timeout_at(request.deadline):
-                    await self._admission.room(images=len(request.pictures), size_bytes=size)
-            with self._admission.admit(images=len(request.pictures), size_bytes=size):
+                    await self._admission.room(
+                        images=len(request.pictures), size_bytes=size, client=request.client
+                    )
+            with self._admission.admit(images=len(request.pictures), size_bytes=size, client=request.client):
                 results = await self._extract_all(request, self._reserve(request))
             _raise_of_whole_request(results)
         except TimeoutError as error:

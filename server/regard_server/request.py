@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 class Request(NamedTuple):
     """What to extract from which pictures, until when (on the pipeline's clock).
 
-    A patient request waits for room where another is refused.
+    A patient request waits for room where another is refused. `client` is who sends it, where that is minded.
     """
 
     model: ServedModel
@@ -49,6 +49,7 @@ class Request(NamedTuple):
     deadline: float
     priority: int
     patient: bool = False
+    client: str = ""
 
 
 class Timings(NamedTuple):

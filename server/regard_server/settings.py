@@ -143,6 +143,11 @@ class Settings(BaseSettings):
     max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
         512 * MIB, description="Bytes of image data inside the server at once; more are refused."
     )
+    max_client_images: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Images of one caller inside the server at once; more are refused, and on a stream wait. A caller "
+        "is the holder of a token, else of a certificate, else of an address. 0: as many as there is room for.",
+    )
     max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
         64 * MIB, description="Bytes of one gRPC message, at most."
     )

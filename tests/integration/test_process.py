@@ -292,3 +292,34 @@ def test_check_opens_the_weights(tmp_path):
     assert err.splitlines()[-1].startswith("models: ")
     assert str(path) in err
     assert "Traceback" not in err
+
+
+def test_metadata_that_are_no_text_stay_out_of_the_log(start):
+    """A header of bytes that are no UTF-8 is a caller's mistake, if not a mistyped secret."""
+    process = start("--models", "resnet_tiny")
+    _, address, _ = process.ready()
+    host, _, port = address.rpartition(":")
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": b"/regard.v1.FeatureService/ListModels",
+        b":authority": b"localhost",
+        b"content-type": b"application/grpc",
+        b"te": b"trailers",
+        b"authorization": b"Bearer secret\xff\xfe",
+    }
+    # Each literal, not indexed: https://www.rfc-editor.org/rfc/rfc7541#section-6.2.2
+    block = b"".join(
+        bytes([0, len(name)]) + name + bytes([len(value)]) + value for name, value in fields.items()
+    )
+    frames = (b"\x04\0", b""), (b"\x01\x04", block), (b"\0\x01", bytes(5))
+    with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        for number, (kind, payload) in enumerate(frames):
+            stream = int(number > 0).to_bytes(4, "big")
+            connection.sendall(len(payload).to_bytes(3, "big") + kind + stream + payload)
+        process.logged("ListModels OK")
+    process.send(signal.SIGTERM)
+    assert process.end() == 0
+    assert "Traceback" not in process.log
+    assert "secret" not in process.log

@@ -75,6 +75,7 @@ class Authority:
         return Pair(written, self._folder / f"{name}.key")
 
     def _sign(self, subject, key, *, days=1, is_authority=False):
+        name = subject.rfc4514_string().removeprefix("CN=").replace(" ", "-")
         now = dt.datetime.now(dt.UTC)
         begin = now - dt.timedelta(days=2)
         return (
@@ -88,7 +89,11 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName(
-                    [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+                    [
+                        x509.DNSName(name),
+                        x509.DNSName("localhost"),
+                        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                    ]
                 ),
                 critical=False,
             )
@@ -362,3 +367,57 @@ def test_connections_that_say_nothing_keep_nobody_out(serve, authority):
     for connection in silent:
         connection.close()
     assert extract(served, credentials=Tls(ca=authority.file)).shape == (64,)
+
+
+def test_a_caller_with_a_token_has_a_share_of_his_own(serve, tokens, pictures, reason):
+    """One who floods the server is refused beyond it, and keeps nobody else from being answered."""
+    served = serve(tokens_file=tokens, max_client_images=2)
+    mine, theirs = (("authorization", f"Bearer {TOKEN}"),), (("authorization", f"Bearer {OTHER}"),)
+    served.gate.hold()
+    inside = served.features.Extract.future(pb.ExtractRequest(images=pictures(2)), metadata=mine)
+    served.gate.until(1)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(*pictures(1), metadata=mine)
+    assert (error.value.code(), reason(error.value)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    request = pb.ExtractRequest(images=pictures(1), request_id="patient")
+    waiting = served.features.StreamExtract(iter([request]), metadata=mine, timeout=PATIENCE_S)
+    other = served.features.Extract.future(pb.ExtractRequest(images=pictures(2)), metadata=theirs)
+    served.queue.until(2)
+    served.gate.open()
+    assert len(inside.result().results) == len(other.result().results) == 2
+    assert next(waiting).results[0].features.outputs
+    served.assert_empty()
+
+
+def test_without_tokens_a_caller_is_his_certificate_or_his_address(serve, authority, pictures):
+    """Two certificates are two callers, two connections from one machine are one."""
+    plain = serve(max_client_images=1)
+    plain.gate.hold()
+    inside = plain.begin(*pictures(1))
+    plain.gate.until(1)
+    with plain.connect() as other:
+        error = FeatureServiceStub(other).Extract.future(pb.ExtractRequest(images=pictures(1))).exception()
+        assert "images of yours" in error.details()
+    plain.gate.open()
+    assert inside.result().results
+    mutual = serve(
+        **authority.issue("server").server, tls_client_authority=authority.file, max_client_images=1
+    )
+    mutual.gate.hold()
+    port, calls = mutual.server.address.rpartition(":")[2], []
+    for name in ("one", "two", "two"):
+        own = authority.issue(name).client if name not in authority.serials else calls[-1][1]
+        credentials = Tls(ca=authority.file, **own).credentials()
+        channel = grpc.secure_channel(
+            f"localhost:{port}", credentials, [("grpc.use_local_subchannel_pool", 1)]
+        )
+        request = pb.ExtractRequest(images=pictures(1))
+        calls.append((FeatureServiceStub(channel).Extract.future(request, timeout=PATIENCE_S), own, channel))
+        mutual.gate.until(1)
+        mutual.queue.until(min(len(calls), 2) - 1)
+    assert "images of yours" in calls[2][0].exception().details()
+    mutual.gate.open()
+    assert calls[0][0].result().results
+    assert calls[1][0].result().results
+    for *_, channel in calls:
+        channel.close()

@@ -48,6 +48,7 @@ class FeatureServicer(FeatureServiceServicer):
         draining: set when the server is to stop; streams then end when what they have read is answered.
         clock: the pipeline's.
         logger: where a bug in one request of a stream is logged.
+        identify: says who calls, where callers have limits of their own.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class FeatureServicer(FeatureServiceServicer):
         draining: asyncio.Event,
         clock: Callable[[], float],
         logger: logging.Logger,
+        identify: Callable[[Context], str] = lambda _: "",
     ) -> None:
+        self._identify = identify
         self._pipeline = pipeline
         self._catalog = catalog
         self._limits = limits
@@ -76,9 +79,8 @@ class FeatureServicer(FeatureServiceServicer):
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """Answer one request; an error of the whole request is raised."""
         remaining_s = _remaining_s(context)
-        return await self._extract(
-            request, self._default_timeout_s if math.isinf(remaining_s) else remaining_s
-        )
+        timeout_s = self._default_timeout_s if math.isinf(remaining_s) else remaining_s
+        return await self._extract(request, timeout_s, client=self._identify(context))
 
     async def StreamExtract(  # type: ignore[override]  # the stub knows only generators; gRPC takes both
         self, requests: AsyncIterator[pb.ExtractRequest], context: Context
@@ -136,7 +138,7 @@ class FeatureServicer(FeatureServiceServicer):
             # The deadline that gRPC knows is the whole stream's.
             timeout_s = min(_remaining_s(context), self._default_timeout_s)
             with _claimed(message.request_id, in_flight):
-                return await self._extract(message, timeout_s, patient=True)
+                return await self._extract(message, timeout_s, client=self._identify(context), patient=True)
         except RegardError as error:
             return to_error_response(message, error)
         except Exception:
@@ -144,7 +146,7 @@ class FeatureServicer(FeatureServiceServicer):
             return to_error_response(message, InternalError("internal error; the server's log says why"))
 
     async def _extract(
-        self, message: pb.ExtractRequest, timeout_s: float, *, patient: bool = False
+        self, message: pb.ExtractRequest, timeout_s: float, *, client: str, patient: bool = False
     ) -> pb.ExtractResponse:
         arrived = self._clock()
         request, fingerprint = to_request(
@@ -154,6 +156,7 @@ class FeatureServicer(FeatureServiceServicer):
             arrived=arrived,
             deadline=arrived + timeout_s,
             patient=patient,
+            client=client,
         )
         results = await self._pipeline.extract(request)
         response = pb.ExtractResponse(

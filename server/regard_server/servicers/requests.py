@@ -59,6 +59,7 @@ def to_request(
     arrived: float,
     deadline: float,
     patient: bool = False,
+    client: str = "",
 ) -> tuple[Request, str]:
     """Return what the pipeline is asked, and the model's fingerprint. Images are looked at later, one by one.
 
@@ -96,6 +97,7 @@ def to_request(
         deadline=deadline,
         priority=_PRIORITIES[message.priority],
         patient=patient,
+        client=client,
     )
     return request, fingerprint
 

@@ -75,3 +75,19 @@ async def test_the_patient_wait_for_room():
     await asyncio.gather(*(enter(name, 2) for name in "abc"))
     assert sorted(order) == ["a", "b", "c"]
     assert (admission.images, admission.bytes) == (0, 0)
+
+
+def test_one_caller_has_a_share_and_the_others_have_theirs():
+    """Beyond it he is refused, however much room there is; when he is answered he may come again."""
+    admission = Admission(max_images=100, max_bytes=100, max_client_images=3)
+    with admission.admit(images=3, size_bytes=1, client="a"):
+        with (
+            pytest.raises(OverloadedError, match="3 images of yours are being served and 1 more"),
+            admission.admit(images=1, size_bytes=1, client="a"),
+        ):
+            pytest.fail("it was let in")
+        with admission.admit(images=3, size_bytes=1, client="b"), admission.admit(images=9, size_bytes=1):
+            assert admission.images == 15
+    with admission.admit(images=9, size_bytes=1, client="a"):  # more than the share, alone rather than never
+        assert admission.images == 9
+    assert not admission._by_client
