@@ -1,7 +1,10 @@
-"""Make the Python code under proto/ from the .proto files: `make proto`; `--check` only compares.
+"""Make what is generated from the .proto files, `make proto`; `--check` only compares.
 
-Also writes the descriptor set that `buf lint` and `buf breaking` read: protoc finds the google.rpc
-imports in the googleapis-common-protos wheel, where buf on its own would have to download them.
+    proto/**/*_pb2*.py                  the Python code
+    deploy/envoy/features.binpb         the descriptors by which Envoy turns JSON into gRPC
+
+`--descriptors` writes the descriptor set that `buf lint` and `buf breaking` read: protoc finds the google imports
+in the googleapis-common-protos wheel, where buf on its own would have to download them.
 """
 
 import argparse
@@ -15,6 +18,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent
+TRANSCODED = ROOT.parent / "deploy" / "envoy" / "features.binpb"
 INCLUDES = (ROOT, Path(sysconfig.get_path("purelib")), Path(str(files("grpc_tools") / "_proto")))
 
 
@@ -35,6 +39,15 @@ def write_descriptors(path: Path) -> None:
     run_protoc([f"--descriptor_set_out={path}", "--include_imports", "--include_source_info", *sources])
 
 
+def write_transcoded(path: Path) -> None:
+    """Write the descriptors of the service that is offered as JSON, and of the details that its errors carry.
+
+    Errors name their details by type, in an Any; no file of ours imports those types.
+    """
+    sources = ("regard_proto/v1/features.proto", "google/rpc/error_details.proto")
+    run_protoc([f"--descriptor_set_out={path}", "--include_imports", *sources])
+
+
 def run_protoc(arguments: list[str]) -> None:
     """Run protoc; its own messages are on stderr already when it fails."""
     status = protoc.main(["protoc", *(f"--proto_path={path}" for path in INCLUDES), *arguments])
@@ -53,12 +66,17 @@ def main() -> None:
         return
     if not arguments.check:
         compile_protos(ROOT)
+        write_transcoded(TRANSCODED)
         return
     with tempfile.TemporaryDirectory() as folder:
         fresh = compile_protos(Path(folder))
         _, stale, missing = filecmp.cmpfiles(folder, ROOT, [str(path) for path in fresh], shallow=False)
+        transcoded = Path(folder) / TRANSCODED.name
+        write_transcoded(transcoded)
+        if not TRANSCODED.is_file() or transcoded.read_bytes() != TRANSCODED.read_bytes():
+            stale.append(str(TRANSCODED.relative_to(ROOT.parent)))
     if stale or missing:
-        sys.exit(f"stale generated code, run `make proto`: {', '.join(sorted(stale + missing))}")
+        sys.exit(f"stale generated files, run `make proto`: {', '.join(sorted(stale + missing))}")
 
 
 if __name__ == "__main__":

@@ -22,62 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eregard_proto/v1/features.proto\x12\tregard.v1\x1a\x17google/rpc/status.proto\"\xa4\x02\n\x0e\x45xtractRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.regard.v1.Image\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12%\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x13.regard.v1.Encoding\x12\x14\n\x0cl2_normalize\x18\x05 \x01(\x08\x12\x1c\n\x14\x65xpected_fingerprint\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12%\n\x08priority\x18\x08 \x01(\x0e\x32\x13.regard.v1.Priority\x12:\n\x13\x61ttention_reduction\x18\t \x01(\x0e\x32\x1d.regard.v1.AttentionReduction\"m\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12\"\n\x03raw\x18\x02 \x01(\x0b\x32\x13.regard.v1.RawImageH\x00\x12#\n\x06tensor\x18\x03 \x01(\x0b\x32\x11.regard.v1.TensorH\x00\x42\x08\n\x06source\"7\n\x08RawImage\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"X\n\x06Tensor\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.regard.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05scale\x18\x04 \x01(\x02\"\x97\x01\n\x0f\x45xtractResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12)\n\x07results\x18\x04 \x03(\x0b\x32\x18.regard.v1.ExtractResult\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"\x8d\x01\n\rExtractResult\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x13.regard.v1.FeaturesH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.regard.v1.TimingsB\t\n\x07outcome\".\n\x08\x46\x65\x61tures\x12\"\n\x07outputs\x18\x01 \x03(\x0b\x32\x11.regard.v1.Output\"9\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.regard.v1.Tensor\"h\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x10\n\x08queue_ms\x18\x02 \x01(\x02\x12\x12\n\ncompute_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.regard.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.regard.v1.Model\"\xe3\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.regard.v1.ModelState\x12\x0f\n\x07weights\x18\x05 \x01(\t\x12\x0f\n\x07trained\x18\x06 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x07 \x01(\t\x12/\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x18.regard.v1.Preprocessing\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.regard.v1.OutputInfo\x12\x15\n\rcompute_dtype\x18\n \x01(\t\x12\x0e\n\x06\x65ngine\x18\x0b \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0c \x01(\t\x12!\n\x06limits\x18\r \x01(\x0b\x32\x11.regard.v1.Limits\x12\x12\n\nparameters\x18\x0e \x01(\x04\"p\n\rPreprocessing\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06resize\x18\x03 \x01(\r\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04mean\x18\x05 \x03(\x02\x12\x0b\n\x03std\x18\x06 \x03(\x02\"q\n\nOutputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.regard.v1.OutputKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x61xes\x18\x04 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\"\x96\x01\n\x06Limits\x12\x12\n\nmax_images\x18\x01 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x12\n\nmax_pixels\x18\x03 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fmin_tensor_side\x18\x05 \x01(\r\x12\x17\n\x0fmax_tensor_side\x18\x06 \x01(\r*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*\x8b\x01\n\x12\x41ttentionReduction\x12#\n\x1f\x41TTENTION_REDUCTION_UNSPECIFIED\x10\x00\x12$\n ATTENTION_REDUCTION_MEAN_QUERIES\x10\x01\x12*\n&ATTENTION_REDUCTION_MEAN_HEADS_QUERIES\x10\x02*\x8f\x01\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NCODING_FLOAT32\x10\x01\x12\x14\n\x10\x45NCODING_FLOAT16\x10\x02\x12\x15\n\x11\x45NCODING_BFLOAT16\x10\x03\x12\x11\n\rENCODING_INT8\x10\x04\x12\x13\n\x0f\x45NCODING_BINARY\x10\x05*\xa7\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x04\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x05\x12\x11\n\rDATA_TYPE_BIT\x10\x06*q\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03*\x94\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTPUT_KIND_EMBEDDING\x10\x01\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x02\x12\x1b\n\x17OUTPUT_KIND_FEATURE_MAP\x10\x03\x12\x19\n\x15OUTPUT_KIND_ATTENTION\x10\x04\x32\xae\x02\n\x0e\x46\x65\x61tureService\x12@\n\x07\x45xtract\x12\x19.regard.v1.ExtractRequest\x1a\x1a.regard.v1.ExtractResponse\x12J\n\rStreamExtract\x12\x19.regard.v1.ExtractRequest\x1a\x1a.regard.v1.ExtractResponse(\x01\x30\x01\x12I\n\nListModels\x12\x1c.regard.v1.ListModelsRequest\x1a\x1d.regard.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.regard.v1.GetModelRequest\x1a\x1b.regard.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eregard_proto/v1/features.proto\x12\tregard.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"\xa4\x02\n\x0e\x45xtractRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x06images\x18\x02 \x03(\x0b\x32\x10.regard.v1.Image\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12%\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x13.regard.v1.Encoding\x12\x14\n\x0cl2_normalize\x18\x05 \x01(\x08\x12\x1c\n\x14\x65xpected_fingerprint\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12%\n\x08priority\x18\x08 \x01(\x0e\x32\x13.regard.v1.Priority\x12:\n\x13\x61ttention_reduction\x18\t \x01(\x0e\x32\x1d.regard.v1.AttentionReduction\"m\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12\"\n\x03raw\x18\x02 \x01(\x0b\x32\x13.regard.v1.RawImageH\x00\x12#\n\x06tensor\x18\x03 \x01(\x0b\x32\x11.regard.v1.TensorH\x00\x42\x08\n\x06source\"7\n\x08RawImage\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"X\n\x06Tensor\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.regard.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05scale\x18\x04 \x01(\x02\"\x97\x01\n\x0f\x45xtractResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12)\n\x07results\x18\x04 \x03(\x0b\x32\x18.regard.v1.ExtractResult\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\"\x8d\x01\n\rExtractResult\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x13.regard.v1.FeaturesH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12#\n\x07timings\x18\x03 \x01(\x0b\x32\x12.regard.v1.TimingsB\t\n\x07outcome\".\n\x08\x46\x65\x61tures\x12\"\n\x07outputs\x18\x01 \x03(\x0b\x32\x11.regard.v1.Output\"9\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x06tensor\x18\x02 \x01(\x0b\x32\x11.regard.v1.Tensor\"h\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x02\x12\x10\n\x08queue_ms\x18\x02 \x01(\x02\x12\x12\n\ncompute_ms\x18\x03 \x01(\x02\x12\x10\n\x08total_ms\x18\x04 \x01(\x02\x12\x12\n\nbatch_size\x18\x05 \x01(\r\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.regard.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.regard.v1.Model\"\xe3\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12$\n\x05state\x18\x04 \x01(\x0e\x32\x15.regard.v1.ModelState\x12\x0f\n\x07weights\x18\x05 \x01(\t\x12\x0f\n\x07trained\x18\x06 \x01(\x08\x12\x14\n\x0c\x61rchitecture\x18\x07 \x01(\t\x12/\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x18.regard.v1.Preprocessing\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.regard.v1.OutputInfo\x12\x15\n\rcompute_dtype\x18\n \x01(\t\x12\x0e\n\x06\x65ngine\x18\x0b \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0c \x01(\t\x12!\n\x06limits\x18\r \x01(\x0b\x32\x11.regard.v1.Limits\x12\x12\n\nparameters\x18\x0e \x01(\x04\"p\n\rPreprocessing\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06resize\x18\x03 \x01(\r\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04mean\x18\x05 \x03(\x02\x12\x0b\n\x03std\x18\x06 \x03(\x02\"q\n\nOutputInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.regard.v1.OutputKind\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x61xes\x18\x04 \x03(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\"\x96\x01\n\x06Limits\x12\x12\n\nmax_images\x18\x01 \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x04\x12\x12\n\nmax_pixels\x18\x03 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fmin_tensor_side\x18\x05 \x01(\r\x12\x17\n\x0fmax_tensor_side\x18\x06 \x01(\r*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*\x8b\x01\n\x12\x41ttentionReduction\x12#\n\x1f\x41TTENTION_REDUCTION_UNSPECIFIED\x10\x00\x12$\n ATTENTION_REDUCTION_MEAN_QUERIES\x10\x01\x12*\n&ATTENTION_REDUCTION_MEAN_HEADS_QUERIES\x10\x02*\x8f\x01\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NCODING_FLOAT32\x10\x01\x12\x14\n\x10\x45NCODING_FLOAT16\x10\x02\x12\x15\n\x11\x45NCODING_BFLOAT16\x10\x03\x12\x11\n\rENCODING_INT8\x10\x04\x12\x13\n\x0f\x45NCODING_BINARY\x10\x05*\xa7\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x44\x41TA_TYPE_BFLOAT16\x10\x04\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x05\x12\x11\n\rDATA_TYPE_BIT\x10\x06*q\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03*\x94\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTPUT_KIND_EMBEDDING\x10\x01\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x02\x12\x1b\n\x17OUTPUT_KIND_FEATURE_MAP\x10\x03\x12\x19\n\x15OUTPUT_KIND_ATTENTION\x10\x04\x32\x94\x03\n\x0e\x46\x65\x61tureService\x12X\n\x07\x45xtract\x12\x19.regard.v1.ExtractRequest\x1a\x1a.regard.v1.ExtractResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/extract:\x01*\x12i\n\rStreamExtract\x12\x19.regard.v1.ExtractRequest\x1a\x1a.regard.v1.ExtractResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/extract:stream:\x01*(\x01\x30\x01\x12]\n\nListModels\x12\x1c.regard.v1.ListModelsRequest\x1a\x1d.regard.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12^\n\x08GetModel\x12\x1a.regard.v1.GetModelRequest\x1a\x1b.regard.v1.GetModelResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/models/{name}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'regard_proto.v1.features_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=2037
-  _globals['_PRIORITY']._serialized_end=2118
-  _globals['_ATTENTIONREDUCTION']._serialized_start=2121
-  _globals['_ATTENTIONREDUCTION']._serialized_end=2260
-  _globals['_ENCODING']._serialized_start=2263
-  _globals['_ENCODING']._serialized_end=2406
-  _globals['_DATATYPE']._serialized_start=2409
-  _globals['_DATATYPE']._serialized_end=2576
-  _globals['_MODELSTATE']._serialized_start=2578
-  _globals['_MODELSTATE']._serialized_end=2691
-  _globals['_OUTPUTKIND']._serialized_start=2694
-  _globals['_OUTPUTKIND']._serialized_end=2842
-  _globals['_EXTRACTREQUEST']._serialized_start=71
-  _globals['_EXTRACTREQUEST']._serialized_end=363
-  _globals['_IMAGE']._serialized_start=365
-  _globals['_IMAGE']._serialized_end=474
-  _globals['_RAWIMAGE']._serialized_start=476
-  _globals['_RAWIMAGE']._serialized_end=531
-  _globals['_TENSOR']._serialized_start=533
-  _globals['_TENSOR']._serialized_end=621
-  _globals['_EXTRACTRESPONSE']._serialized_start=624
-  _globals['_EXTRACTRESPONSE']._serialized_end=775
-  _globals['_EXTRACTRESULT']._serialized_start=778
-  _globals['_EXTRACTRESULT']._serialized_end=919
-  _globals['_FEATURES']._serialized_start=921
-  _globals['_FEATURES']._serialized_end=967
-  _globals['_OUTPUT']._serialized_start=969
-  _globals['_OUTPUT']._serialized_end=1026
-  _globals['_TIMINGS']._serialized_start=1028
-  _globals['_TIMINGS']._serialized_end=1132
-  _globals['_LISTMODELSREQUEST']._serialized_start=1134
-  _globals['_LISTMODELSREQUEST']._serialized_end=1153
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1155
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1209
-  _globals['_GETMODELREQUEST']._serialized_start=1211
-  _globals['_GETMODELREQUEST']._serialized_end=1242
-  _globals['_GETMODELRESPONSE']._serialized_start=1244
-  _globals['_GETMODELRESPONSE']._serialized_end=1295
-  _globals['_MODEL']._serialized_start=1298
-  _globals['_MODEL']._serialized_end=1653
-  _globals['_PREPROCESSING']._serialized_start=1655
-  _globals['_PREPROCESSING']._serialized_end=1767
-  _globals['_OUTPUTINFO']._serialized_start=1769
-  _globals['_OUTPUTINFO']._serialized_end=1882
-  _globals['_LIMITS']._serialized_start=1885
-  _globals['_LIMITS']._serialized_end=2035
-  _globals['_FEATURESERVICE']._serialized_start=2845
-  _globals['_FEATURESERVICE']._serialized_end=3147
+  _globals['_FEATURESERVICE'].methods_by_name['Extract']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['Extract']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/extract:\001*'
+  _globals['_FEATURESERVICE'].methods_by_name['StreamExtract']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['StreamExtract']._serialized_options = b'\202\323\344\223\002\027\"\022/v1/extract:stream:\001*'
+  _globals['_FEATURESERVICE'].methods_by_name['ListModels']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
+  _globals['_FEATURESERVICE'].methods_by_name['GetModel']._loaded_options = None
+  _globals['_FEATURESERVICE'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/models/{name}'
+  _globals['_PRIORITY']._serialized_start=2067
+  _globals['_PRIORITY']._serialized_end=2148
+  _globals['_ATTENTIONREDUCTION']._serialized_start=2151
+  _globals['_ATTENTIONREDUCTION']._serialized_end=2290
+  _globals['_ENCODING']._serialized_start=2293
+  _globals['_ENCODING']._serialized_end=2436
+  _globals['_DATATYPE']._serialized_start=2439
+  _globals['_DATATYPE']._serialized_end=2606
+  _globals['_MODELSTATE']._serialized_start=2608
+  _globals['_MODELSTATE']._serialized_end=2721
+  _globals['_OUTPUTKIND']._serialized_start=2724
+  _globals['_OUTPUTKIND']._serialized_end=2872
+  _globals['_EXTRACTREQUEST']._serialized_start=101
+  _globals['_EXTRACTREQUEST']._serialized_end=393
+  _globals['_IMAGE']._serialized_start=395
+  _globals['_IMAGE']._serialized_end=504
+  _globals['_RAWIMAGE']._serialized_start=506
+  _globals['_RAWIMAGE']._serialized_end=561
+  _globals['_TENSOR']._serialized_start=563
+  _globals['_TENSOR']._serialized_end=651
+  _globals['_EXTRACTRESPONSE']._serialized_start=654
+  _globals['_EXTRACTRESPONSE']._serialized_end=805
+  _globals['_EXTRACTRESULT']._serialized_start=808
+  _globals['_EXTRACTRESULT']._serialized_end=949
+  _globals['_FEATURES']._serialized_start=951
+  _globals['_FEATURES']._serialized_end=997
+  _globals['_OUTPUT']._serialized_start=999
+  _globals['_OUTPUT']._serialized_end=1056
+  _globals['_TIMINGS']._serialized_start=1058
+  _globals['_TIMINGS']._serialized_end=1162
+  _globals['_LISTMODELSREQUEST']._serialized_start=1164
+  _globals['_LISTMODELSREQUEST']._serialized_end=1183
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1185
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1239
+  _globals['_GETMODELREQUEST']._serialized_start=1241
+  _globals['_GETMODELREQUEST']._serialized_end=1272
+  _globals['_GETMODELRESPONSE']._serialized_start=1274
+  _globals['_GETMODELRESPONSE']._serialized_end=1325
+  _globals['_MODEL']._serialized_start=1328
+  _globals['_MODEL']._serialized_end=1683
+  _globals['_PREPROCESSING']._serialized_start=1685
+  _globals['_PREPROCESSING']._serialized_end=1797
+  _globals['_OUTPUTINFO']._serialized_start=1799
+  _globals['_OUTPUTINFO']._serialized_end=1912
+  _globals['_LIMITS']._serialized_start=1915
+  _globals['_LIMITS']._serialized_end=2065
+  _globals['_FEATURESERVICE']._serialized_start=2875
+  _globals['_FEATURESERVICE']._serialized_end=3279
 # @@protoc_insertion_point(module_scope)

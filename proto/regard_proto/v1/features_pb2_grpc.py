@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class FeatureServiceStub:
     """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
     """
 
     def __init__(self, channel):
@@ -59,6 +62,9 @@ class FeatureServiceStub:
 
 class FeatureServiceServicer:
     """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
     """
 
     def Extract(self, request, context):
@@ -125,6 +131,9 @@ def add_FeatureServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class FeatureService:
     """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
     """
 
     @staticmethod

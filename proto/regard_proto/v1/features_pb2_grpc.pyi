@@ -36,7 +36,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeatureServiceStub:
-    """Turns images into feature vectors, feature maps, logits and attention maps."""
+    """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -58,7 +62,11 @@ class FeatureServiceStub:
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
-    """Turns images into feature vectors, feature maps, logits and attention maps."""
+    """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Extract: _aio.UnaryUnaryMultiCallable[_features_pb2.ExtractRequest, _features_pb2.ExtractResponse]  # type: ignore[assignment]
@@ -76,7 +84,11 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Describes one model."""
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns images into feature vectors, feature maps, logits and attention maps."""
+    """Turns images into feature vectors, feature maps, logits and attention maps.
+
+    The http options say where a proxy that turns JSON over HTTP into gRPC offers a method; the server itself speaks
+    gRPC alone.
+    """
 
     @_abc_1.abstractmethod
     def Extract(
