@@ -256,11 +256,19 @@ class Server:
         if self.failed.done():
             raise UnavailableError("the models could not be loaded") from self.failed.result()
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Turn new callers away, answer those inside within the time, and stop.
+    async def drain(self, timeout_s: float, *, delay_s: float = 0.0) -> bool:
+        """Say that nobody is served any more, serve whoever has not heard of it, answer those inside, and stop.
+
+        Args:
+            timeout_s: how long those inside have.
+            delay_s: for how long newcomers are served still, so that balancers that ask for the health now and then
+                have asked before the port is closed.
 
         Returns whether the device thread has ended: it cannot be interrupted, and may be loading or busy still.
         """
+        self.health.leave()
+        if delay_s and not self.failed.done():
+            await asyncio.wait([self.failed], timeout=delay_s)
         self.health.drain()
         if self._front_end:
             await self._front_end.stop(timeout_s)

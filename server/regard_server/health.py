@@ -18,13 +18,14 @@ class Health:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._changed = asyncio.Event()
+        self._leaving = False
         self.draining = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """Whether every model takes requests."""
         states = self._catalog.states.values()
-        return not self.draining.is_set() and all(state is ModelState.READY for state in states)
+        return not self._leaving and all(state is ModelState.READY for state in states)
 
     def serving(self, service: str) -> bool | None:
         """Return whether the server ("", or the service's name) or a model of it serves; None if there is none such."""
@@ -32,7 +33,7 @@ class Health:
             return self.ready
         owner, _, model = service.rpartition("/")
         state = self._catalog.states.get(model) if owner == SERVICE else None
-        return None if state is None else state is ModelState.READY and not self.draining.is_set()
+        return None if state is None else state is ModelState.READY and not self._leaving
 
     async def change(self) -> None:
         """Wait until something may have changed."""
@@ -43,7 +44,12 @@ class Health:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def drain(self) -> None:
-        """Send new callers elsewhere, from now on."""
-        self.draining.set()
+    def leave(self) -> None:
+        """Send new callers elsewhere, from now on; who comes all the same is served."""
+        self._leaving = True
         self.publish()
+
+    def drain(self) -> None:
+        """Let those go who would stay: watchers, and streams that wait for more requests."""
+        self.draining.set()
+        self.leave()

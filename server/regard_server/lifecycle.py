@@ -1,6 +1,6 @@
 """The life of a server process, from the first line to the exit status.
 
-start ─→ serve ─→ SIGTERM or Ctrl-C ─→ not ready ─→ drain ─→ exit 0
+start ─→ serve ─→ SIGTERM or Ctrl-C ─→ not ready ─→ drain_delay_s ─→ drain ─→ exit 0
 │                              └─ a second signal ─→ exit at once
 └─→ the device thread failed ─→ exit 1, so that whoever watches starts another
 """
@@ -33,8 +33,8 @@ async def run(settings: Settings, logger: logging.Logger) -> int:
     ends: list[asyncio.Future[Any]] = [stopping, server.failed]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
-    logger.info("draining for up to %.0f s", settings.drain_timeout_s)
-    ended = await server.drain(settings.drain_timeout_s)
+    logger.info("draining for up to %.0f s", settings.drain_delay_s + settings.drain_timeout_s)
+    ended = await server.drain(settings.drain_timeout_s, delay_s=settings.drain_delay_s)
     logger.info("stopped")
     status = EXIT_FAILED if server.failed.done() else 0
     if not ended:

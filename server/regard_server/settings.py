@@ -185,8 +185,13 @@ class Settings(BaseSettings):
         description="How gRPC is served: public (grpc.aio), direct (its core's completion queue, at a fraction of "
         "the cost; a private interface of grpcio), or auto: direct where this grpcio is known to bear it.",
     )
+    drain_delay_s: Annotated[float, Field(ge=0, le=300)] = Field(
+        0.0,
+        description="After SIGTERM: for how long whoever comes is served still while health says NOT_SERVING, in "
+        "seconds. Behind a load balancer: two of its health checks, so that it hears of it before the port is closed.",
+    )
     drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        20.0, description="After SIGTERM: how long calls in flight may take, in seconds."
+        20.0, description="After that: how long calls in flight may take, in seconds."
     )
     embedding_samples_per_s: Annotated[float, Field(ge=0, le=100)] = Field(
         4.0,

@@ -55,6 +55,23 @@ def test_calls_in_flight_are_answered_and_new_ones_refused(serve, pictures, stat
     served.assert_empty()
 
 
+def test_newcomers_are_served_until_balancers_have_heard(serve, pictures, states):
+    """During the delay health says no, while calls and streams of those who have not heard are served."""
+    served = serve()
+    health = states(served)
+    assert next(health) == "SERVING"
+    draining = asyncio.run_coroutine_threadsafe(served.server.drain(LONG_S, delay_s=1.0), served.loop)
+    assert next(health) == "NOT_SERVING"
+    request = pb.ExtractRequest(request_id="late", images=pictures(1))
+    (answer,) = served.features.StreamExtract(iter([request]))
+    assert answer.request_id == "late"
+    with served.connect() as channel:
+        assert len(dataclasses.replace(served, channel=channel).extract(*pictures(2)).results) == 2
+    assert list(health) == []
+    draining.result(30)
+    served.assert_empty()
+
+
 def test_an_idle_server_drains_at_once(serve):
     """Nothing in flight, nothing to wait for."""
     drain(serve()).result(30)
