@@ -5,9 +5,11 @@ bounds; of those the one with the most images a second wins, but only by a clear
 the list, so that noise does not decide between equals.
 """
 
+import fcntl
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,17 +63,38 @@ def find_profile(
     if len(modes) == 1 and not measure:
         return Profile(modes[0], ())
     path: Path | None = None
-    if options.cache:
-        path = profile_path(options.cache, bundle, device=str(device), threads=options.threads)
-    if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
-        return saved
-    found = choose(bundle, modes, build, max_batch=options.max_batch, bounds=options.bounds, logger=logger)
-    if path:
-        try:
-            found.save(path)
-        except OSError as error:
-            logger.warning("the profile cannot be kept: %s", error)
+    with ExitStack() as turn:
+        if options.cache:
+            path = profile_path(options.cache, bundle, device=str(device), threads=options.threads)
+            turn.enter_context(_my_turn(path, logger))
+        if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
+            return saved
+        found = choose(
+            bundle, modes, build, max_batch=options.max_batch, bounds=options.bounds, logger=logger
+        )
+        if path:
+            try:
+                found.save(path)
+            except OSError as error:
+                logger.warning("the profile cannot be kept: %s", error)
     return found
+
+
+@contextmanager
+def _my_turn(path: Path, logger: logging.Logger) -> Iterator[None]:
+    """Let one process at a time look for a profile and measure.
+
+    Replicas that start together on one machine would measure each other's noise and choose differently; so the
+    first measures, and the others find its choice.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # its holder's end gives it up, whatever that was
+        except OSError as error:
+            logger.debug("no turns are taken at measuring: %s", error)
+        yield
 
 
 def choose(

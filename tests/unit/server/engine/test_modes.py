@@ -1,13 +1,16 @@
 """The engine's modes: each close to the reference, chosen by measurement, and remembered."""
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from regard_models import create, load_bundle, save_bundle
 from regard_server.engine import Bounds, Engine, EngineOptions, Mode
-from regard_server.engine.choice import choose
+from regard_server.engine.choice import choose, find_profile
 from regard_server.engine.invariance import InvarianceError
 from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
 from regard_server.engine.profile import Measurement, Profile, profile_path
@@ -202,6 +205,30 @@ def test_measuring_keeps_the_choice_for_the_next_start(bundle, tmp_path):
     options = EngineOptions(threads=1, engine="folded", dtype="auto", cache=tmp_path)
     found = Engine(options, LOGGER).profile(bundle)
     assert Profile.load(profile_path(tmp_path, bundle, device="cpu", threads=1)) == found
+
+
+def test_replicas_that_start_together_choose_together(bundle, tmp_path):
+    """One measures, the others wait and take its choice, so that all of them have one fingerprint."""
+    options = EngineOptions(threads=1, max_batch=8, engine="auto", dtype="auto", cache=tmp_path)
+    engine = Engine(options, LOGGER)
+    began, others, builders = threading.Event(), threading.Event(), []
+
+    def find(name):
+        def build(mode):
+            builders.append(name)
+            began.set()
+            assert others.wait(30)
+            return engine._build(bundle, mode)
+
+        return find_profile(bundle, torch.device("cpu"), options, build, LOGGER)
+
+    with ThreadPoolExecutor(2) as replicas:
+        first = replicas.submit(find, "first")
+        assert began.wait(30)
+        second = replicas.submit(find, "second")
+        others.set()
+        assert second.result() == first.result()
+    assert set(builders) == {"first"}
 
 
 def test_a_cache_that_cannot_be_written_is_told_of(bundle, tmp_path, caplog):
