@@ -25,8 +25,11 @@ ask() { # METHOD PORT PATH: the answer, head and all; the image has no curl
 }
 
 calls() { # how many are in flight
-  ask GET "$ADMIN_PORT" '/stats?filter=^http\.(grpc|http)\.downstream_rq_active' |
-    awk '/downstream_rq_active:/ {sum += $2} END {print sum + 0}'
+  local line sum=0
+  while read -r line; do
+    [[ $line =~ downstream_rq_active:\ ([0-9]+) ]] && sum=$((sum + BASH_REMATCH[1]))
+  done < <(ask GET "$ADMIN_PORT" '/stats?filter=^http\.(grpc|http)\.downstream_rq_active')
+  echo "$sum"
 }
 
 drain() {
