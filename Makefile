@@ -8,7 +8,7 @@ PROMETHEUS := .cache/prometheus
 PROMTOOL   := $(PROMETHEUS)/usr/bin/promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check fix bench dashboards e2e-compose proto proto-release clean
+.PHONY: help demo serve test check fix bench dashboards vendor browser screenshot e2e-compose proto proto-release clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,25 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The page's tests drive a real browser, and check it with axe-core.
+AXE := .cache/axe-core/axe.min.js
+DEBIAN = command -v apt-get >/dev/null || { echo "install $(1), and put it on the PATH"; exit 1; }; \
+	echo "==> installing $(1)"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1)
+
+$(AXE): server/npm.py
+	@command -v npm >/dev/null || { $(call DEBIAN,npm); }
+	$(PYTHON) server/npm.py axe-core $(@D)
+	@touch $@
+
+browser: $(AXE)
+	@command -v chromium >/dev/null || { $(call DEBIAN,chromium fonts-dejavu-core); }
+
+vendor:  ## fetch the library that draws the page's charts, by name, version and hash
+	$(PYTHON) server/npm.py uplot
+
+screenshot: $(READY) browser  ## make the picture of the page that README shows, under load
+	$(BIN)/python tests/e2e/page/screenshot.py
+
 demo: $(READY)  ## start a server, compare the sample photographs through the client, stop it
 	@$(BIN)/python deploy/demo.py
 
@@ -32,7 +51,7 @@ $(PROMTOOL):
 	tests/e2e/monitoring/prometheus.sh $(PROMETHEUS)
 	@touch -h $@
 
-test: $(READY) $(PROMTOOL)  ## run every test
+test: $(READY) $(PROMTOOL) browser  ## run every test
 	$(BIN)/pytest
 
 check: $(READY) $(PROMTOOL)  ## everything that can be said without running: style, types, walls, protos, dashboards, rules
@@ -41,6 +60,7 @@ check: $(READY) $(PROMTOOL)  ## everything that can be said without running: sty
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing/api.py
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python server/npm.py uplot --check
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python proto/generate.py --descriptors build/regard.binpb
 	$(BIN)/buf format --diff --exit-code proto

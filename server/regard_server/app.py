@@ -41,6 +41,7 @@ from regard_server.interceptors import CallInterceptor
 from regard_server.journey import settle
 from regard_server.metrics import Metrics
 from regard_server.observe import ObservationPort
+from regard_server.page import Page, has_form, make_page
 from regard_server.pipeline import Pipeline
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
@@ -119,6 +120,29 @@ class Server:
             )
             for number, name in enumerate(devices)
         ]
+        self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._pipeline = Pipeline(
+            admission=self._admission,
+            decoders=self._decoders,
+            batcher=self._batcher,
+            metrics=self.metrics,
+            clock=self._loop.time,
+            reuse=self._reuse,
+        )
+        self._page: Page | None = None
+        if settings.metrics_address and settings.page:
+            self._page = make_page(
+                settings,
+                metrics=self.metrics,
+                catalog=self.catalog,
+                pipeline=self._pipeline,
+                limits=self._limits,
+                loop=self._loop,
+                ready=lambda: self.health.ready,
+                queue_depth=lambda: self._batcher.waiting,
+                in_flight=lambda: self._admission.images,
+                logger=logger,
+            )
         self._observation: ObservationPort | None = None
         if settings.metrics_address:
             self._observation = ObservationPort(
@@ -126,6 +150,8 @@ class Server:
                 self.metrics.registry,
                 live=lambda: all(device.alive for device in self._devices),
                 ready=lambda: self.health.ready,
+                page=self._page,
+                max_body_bytes=settings.max_image_bytes if has_form(settings) else 0,
             )
         self.metrics.watch(
             devices=DeviceGauges(self._busy_s, read_device),
@@ -161,18 +187,11 @@ class Server:
         if settings.tokens_file:
             tokens = Tokens(settings.tokens_file, self._logger, partial(self._count_reload, "tokens"))
         servicer = FeatureServicer(
-            pipeline=Pipeline(
-                admission=self._admission,
-                decoders=self._decoders,
-                batcher=self._batcher,
-                metrics=self.metrics,
-                clock=self._loop.time,
-                reuse=self._reuse,
-            ),
+            pipeline=self._pipeline,
             catalog=self.catalog,
             limits=RequestLimits(
                 max_images=settings.max_images_per_request,
-                image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+                image=self._limits,
                 max_message_bytes=settings.max_message_bytes,
                 max_tensor_side=settings.max_tensor_side,
                 max_reply_bytes=settings.max_reply_bytes,
@@ -241,6 +260,8 @@ class Server:
                 raise OSError(
                     f"cannot listen on {self._settings.metrics_address}: {error.strerror}"
                 ) from error
+        if self._page:
+            self._page.start()
         await self._front_end.start()
         for device in self._devices:
             device.start()
@@ -281,6 +302,8 @@ class Server:
         self._decoders.close()
         if self._observation:
             await asyncio.to_thread(self._observation.close)
+        if self._page:
+            await asyncio.to_thread(self._page.close)
         return ended
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:

@@ -36,16 +36,16 @@ class Distribution:
         bounds: the upper bounds of the buckets, rising; what is above the last goes into one more.
     """
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Take note of one value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
@@ -63,6 +63,10 @@ class _Family(Collector, Generic[Child]):
         if child is None:
             child = self._children[values] = self._new()
         return child
+
+    def children(self) -> dict[tuple[str, ...], Child]:
+        """Return what there is by label values, at a small part of what a scrape takes."""
+        return dict(self._children)
 
     def _new(self) -> Child:
         raise NotImplementedError

@@ -53,6 +53,8 @@ async def _announce(server: Server, logger: logging.Logger, settings: Settings) 
     if settings.log_format == "text":
         if server.metrics_address:
             lines.append(f"metrics:  http://{server.metrics_address}/metrics")
+            if settings.page:
+                lines.append(f"page:     http://{server.metrics_address}/")
         for model, fingerprint in server.catalog.known():
             trained = "trained" if model.trained else "UNTRAINED, vectors mean little"
             lines.append(f"model:    {model.name} ({trained}), fingerprint {fingerprint[:12]}")

@@ -59,7 +59,22 @@ class Settings(BaseSettings):
         description="Where gRPC listens: host:port (port 0: any free one) or unix:/path. Loopback by default.",
     )
     metrics_address: str = Field(
-        "127.0.0.1:9095", description="Where /metrics, /livez and /readyz listen: host:port; empty: nowhere."
+        "127.0.0.1:9095",
+        description="Where /metrics, /livez, /readyz and the page listen: host:port; empty: nowhere.",
+    )
+    page: bool = Field(
+        default=True,
+        description="Show a page at / of the metrics address: figures that /metrics has too, as charts and tables.",
+    )
+    page_form: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Let the page take photographs, which are computed like any request. auto: only where the metrics "
+        "address is loopback and no tokens or client certificates are asked for, as the page asks nobody who they are.",
+    )
+    page_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names by which browsers may open the page, with commas between them; addresses and localhost "
+        "always do. Other names are refused, as a website could have made them up.",
     )
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -205,7 +220,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["text", "json"] = Field("text", description="How it is logged.")
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "page_hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         given = [value] if isinstance(value, str) else value
