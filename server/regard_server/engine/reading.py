@@ -23,11 +23,18 @@ class DeviceReading:
 
 
 def read_device(name: str) -> DeviceReading | None:
-    """Ask a device by the name that torch gives it; None for the CPU, whose memory is the machine's."""
+    """Ask a device by the name that torch gives it.
+
+    None for the CPU, whose memory is the machine's, and for a device that has failed: everything else must still be
+    scraped then.
+    """
     device = torch.device(name)
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:
+        return None
     return DeviceReading(total, total - free, _utilization(device))
 
 
@@ -38,5 +45,5 @@ def _utilization(device: torch.device) -> float | None:
 
     try:
         return torch.cuda.utilization(device) / 100
-    except NVMLError:
+    except (NVMLError, RuntimeError):
         return None

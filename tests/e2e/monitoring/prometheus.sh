@@ -14,8 +14,9 @@ say() { echo "==> $*" >&2; }
 
 folder=${1:?usage: prometheus.sh FOLDER}
 mkdir -p "$folder/usr/bin"
-if own=$(command -v prometheus promtool) && [[ $(wc -l <<<"$own") == 2 ]]; then
-  ln -sf $own "$folder/usr/bin/"
+mapfile -t own < <(command -v prometheus promtool)
+if ((${#own[@]} == 2)); then
+  ln -sf "${own[@]}" "$folder/usr/bin/"
 elif command -v apt-get >/dev/null; then
   say "unpacking prometheus and promtool"
   unpack_newer "$folder" prometheus promtool

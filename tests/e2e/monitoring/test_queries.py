@@ -24,7 +24,7 @@ NO_SAMPLES = {
 }
 # Shares of something that may be smaller than the part.
 ABOVE_ONE = {"Share of the even load", "Variety"}
-VARIABLES = {"$job": "regard", "$model": ".*", "$instance": ".*", "$__rate_interval": "10s"}
+VARIABLES = {"$job": "regard", "$model": ".*", "$instance": ".*", "$__rate_interval": "20s"}
 
 
 def queries():
