@@ -69,6 +69,7 @@ check: $(READY) $(PROMTOOL)  ## everything that can be said without running: sty
 	$(BIN)/python deploy/grafana/generate.py --check
 	$(BIN)/python tests/typing/grafana/dashboards.py
 	$(PROMTOOL) check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
+	$(PROMTOOL) check config --lint=all --lint-fatal deploy/prometheus/prometheus.yml
 
 fix: $(READY)  ## let the tools mend what they can
 	$(BIN)/ruff check --fix
