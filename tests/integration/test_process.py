@@ -152,7 +152,7 @@ def test_sigterm_under_load_answers_everybody_and_exits_with_0(start):
 
 def test_a_second_signal_ends_it_at_once(start):
     """Whoever presses Ctrl-C twice does not wait for calls in flight."""
-    process = start("--models", "resnet18", "--drain-timeout-s", "1000")
+    process = start("--models", "resnet18", "--drain-timeout-s", "1000", "--default-timeout-s", "1000")
     _, address, metrics = process.ready()
     with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
         request = pb.ExtractRequest(images=[image(224)] * 64)
