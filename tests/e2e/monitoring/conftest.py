@@ -33,7 +33,7 @@ from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 
 TOP = Path(__file__).parents[3]
 REGARD = str(Path(sys.executable).with_name("regard"))
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 MODELS = ("resnet_tiny", "ea_mini")
 OPTIONS = (
     *("--models", ",".join(MODELS), "--engine", "eager", "--dtype", "float32", "--threads", "1"),
@@ -300,10 +300,11 @@ class Watched:
                 for what in (
                     # Recording rules have gone by, too: they ask for the last five minutes.
                     "count(count_over_time(up[1m]) >= 10) == 2",
-                    "count(regard_embedding_drift) == 4",
+                    "count(count_over_time(regard_embedding_drift[1m]) >= 4) == 4",
                     'count(sum by (instance) (rate(regard_items_total{outcome="cancelled"}[10s])) > 0) == 2',
-                    "count(job_model_fingerprint:regard_embedding_drift:avg) == 2",
-                    "count(job:regard_slow_calls:ratio_rate3d) == 1",
+                    "count(count_over_time(job_model_fingerprint:regard_embedding_drift:avg[1m]) >= 4) == 2",
+                    "count(count_over_time(job_model_fingerprint:regard_embedding_variety:ratio[1m]) >= 4) == 2",
+                    "count(count_over_time(job:regard_slow_calls:ratio_rate3d[1m]) >= 4) == 1",
                 ):
                     until(lambda what=what: self.prometheus.query(what), what)
                 self.loaded_at = time.time()
