@@ -23,6 +23,7 @@ class Pair:
 
     def __init__(self, launch, folder):
         self._launch = launch
+        self._revived = 0
         self.workers = [launch(Worker, port) for port in free_ports(2)]
         for worker in self.workers:
             worker.ready()
@@ -30,9 +31,11 @@ class Pair:
 
     def revive(self):
         """Begin the second server again, after its end, and wait until Envoy has taken it in."""
-        known = self.envoy.output.count('"add_healthy_event"')
+        self._revived += 1
+        # Otherwise it may be there again before Envoy has missed it.
+        self.envoy.until('"eject_unhealthy_event"', self._revived)
         self.workers[1] = self._launch(Worker, self.workers[1].port).ready()
-        self.envoy.until('"add_healthy_event"', known + 1)
+        self.envoy.until('"add_healthy_event"', 2 + self._revived)
 
 
 @pytest.fixture(scope="module")
