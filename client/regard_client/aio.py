@@ -166,7 +166,7 @@ class AsyncClient:
             )
             try:
                 async for response in watch:
-                    if waiting.serves(response):
+                    if waiting.serves(self._read(response)):
                         return
             except grpc.RpcError as cause:
                 waiting.failed(cause)
@@ -202,7 +202,7 @@ class AsyncClient:
 
     async def _extract(self, request: pb.ExtractRequest, timeout_s: float) -> pb.ExtractResponse:
         with self._open():
-            return await self._stub.Extract(request, timeout=timeout_s, metadata=self._metadata)
+            return self._read(await self._stub.Extract(request, timeout=timeout_s, metadata=self._metadata))
 
     async def _call(
         self,
@@ -213,9 +213,15 @@ class AsyncClient:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             with self._open():
-                return await method(request, timeout=limit_s, metadata=self._metadata)
+                return self._read(await method(request, timeout=limit_s, metadata=self._metadata))
         except grpc.RpcError as cause:
             raise self._core.translate(cause) from cause
+
+    def _read(self, response: _Response | None) -> _Response:
+        """Return a reply that could be read: here gRPC gives None for one that could not, whatever its stub says."""
+        if response is None:
+            raise self._core.unreadable()
+        return response
 
     @contextmanager
     def _open(self) -> Iterator[None]:

@@ -177,6 +177,10 @@ class Core:
         """Take note that whatever is cancelled from now on is the client's own doing."""
         self._is_closed = True
 
+    def unreadable(self) -> InternalServerError:
+        """Return the error of a caller whose reply is no message of its method's type."""
+        return InternalServerError(f"{self._target} sent a reply that cannot be read; is it a regard server?")
+
     def closed(self) -> ClientClosedError:
         """Return the error of a caller that comes too late for this client."""
         return ClientClosedError(f"the client of {self._target} is closed")

@@ -87,15 +87,22 @@ class SharedCalls:
 
     def _send_off(self, ride: Ride[_Caller] | None) -> None:
         if ride is not None:
-            self._away[ride] = asyncio.get_running_loop().create_task(self._carry(ride))
+            carrying = asyncio.get_running_loop().create_task(self._carry(ride))
+            self._away[ride] = carrying
+            carrying.add_done_callback(lambda task: self._call_off(ride, task))
+
+    def _call_off(self, ride: Ride[_Caller], task: asyncio.Task[None]) -> None:
+        """Note that a ride was cancelled: nobody waits any more, or the client is closed.
+
+        Here, not in the task: one that is cancelled before its first step never comes to an `except`.
+        """
+        if task.cancelled():
+            self._fail(ride, [self._core.closed() for _ in ride.riders])
 
     async def _carry(self, ride: Ride[_Caller]) -> None:
         """Send a ride, see the next one off, and hand out what came back."""
         try:
             outcomes = await self._send(ride)
-        except asyncio.CancelledError:  # nobody waits any more, or the client is closed
-            self._fail(ride, [self._core.closed() for _ in ride.riders])
-            raise
         except Exception as bug:  # noqa: BLE001 - it belongs to those who wait, not to a task that nobody looks at
             self._fail(ride, [bug for _ in ride.riders])
             return

@@ -11,6 +11,7 @@ from regard_client import (
     ClientClosedError,
     Coalescing,
     DeadlineExceededError,
+    InternalServerError,
     InvalidImageError,
     OverloadedError,
     UnavailableError,
@@ -131,6 +132,16 @@ async def test_a_message_that_nobody_waits_for_is_cancelled(client, server):
     np.testing.assert_array_equal(await tasks[2], server.vector(images(3)[2]))
 
 
+async def test_a_message_whose_riders_leave_before_it_is_sent_takes_no_place(client, server):
+    """Callers who ask and are cancelled in one moment, however many, keep nobody from departing."""
+    for _ in range(5):
+        leaver = asyncio.ensure_future(client.extract(b"leaver"))
+        await asyncio.sleep(0)  # it has asked, and its message has not departed
+        leaver.cancel()
+        await asyncio.wait([leaver])
+    np.testing.assert_array_equal(await client.extract(b"stayer"), server.vector(b"stayer"))
+
+
 async def test_a_caller_whose_deadline_passes_is_told_at_once(client, server):
     """A rider does not wait for the message that it would have gone with, and takes no place in it."""
     with server.hold():
@@ -152,6 +163,34 @@ async def test_errors_are_told_apart(client, server):
         await client.extract(b"photo")
     assert caught.value.retry_after_s == pytest.approx(0.5)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+async def test_a_reply_that_cannot_be_read_is_the_servers_fault():
+    """Bytes that are no message raise an error of the server, whatever was asked."""
+
+    async def babble(_request, _context):
+        return b"\xff"
+
+    class Babbler(grpc.GenericRpcHandler):
+        def service(self, call):
+            if call.method.endswith("Watch"):
+                return grpc.unary_stream_rpc_method_handler(chatter)
+            return grpc.unary_unary_rpc_method_handler(babble)
+
+    async def chatter(_request, _context):
+        yield b"\xff"
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Babbler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        for asking in (client.extract(b"photo"), client.models(), client.model(), client.wait_until_ready(9)):
+            with pytest.raises(InternalServerError, match="cannot be read"):
+                await asking
+        with pytest.raises(InternalServerError, match="cannot be read"):
+            await anext(client.results([b"photo"]))
+    await server.stop(None)
 
 
 async def test_a_server_that_takes_fewer_images_gets_fewer():
