@@ -53,9 +53,13 @@ def bounded_parser(max_images: int, short_bytes: int = _SHORT_BYTES) -> Callable
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Walk over a message's fields: (number, where it starts, where it ends). Ends early where it makes no sense.
+    """Walk over a message's fields: (number, where it starts, where it ends).
 
     The three low bits of a tag say how long the field is: https://protobuf.dev/programming-guides/encoding/#structure
+
+    Raises:
+        MalformedRequestError: there is a group, which this protocol never had and whose end is not told beforehand,
+            or a field of no kind at all.
     """
     at = 0
     while at < len(data):
@@ -71,8 +75,11 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int]]:
                 at += length
             case 5:
                 at += 4
-            case _:
-                return
+            case kind:
+                # To end here would leave what follows uncounted, and protobuf skips groups that it does not know.
+                raise MalformedRequestError(
+                    f"the request has a field of wire type {kind}; expected 0, 1, 2 or 5"
+                )
         yield tag >> 3, start, at
 
 
