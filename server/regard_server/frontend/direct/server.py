@@ -143,8 +143,8 @@ class DirectFrontEnd:
         if self._door and (answer := self._door(core.method, core.metadata)):
             method = to_method(core.method, answer)
         call = Call(core, method, loop=self._loop, logger=self._logger)
-        self._open += 1
         core.watch(partial(self._see_off, call))
+        self._open += 1
         if method.streams_requests:
             self._begin(call, None)
         else:
@@ -156,5 +156,9 @@ class DirectFrontEnd:
             call.leave()
 
     def _begin(self, call: Call, serialized: bytes | None) -> None:
+        if (
+            self._over.done()
+        ):  # nobody is there, and no operation may begin on a queue that is being shut down
+            return
         if call.begin(serialized, self._calls.discard):
             self._calls.add(call)
