@@ -62,7 +62,7 @@ class Room:
         self._owed = True
 
     def taken(self) -> None:
-        """Take note that an entry goes to the batcher, which redeems the promise."""
+        """Take note that an entry went to the batcher, which redeemed the promise."""
         self._owed = False
 
     def give_back(self) -> None:

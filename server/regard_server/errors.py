@@ -62,6 +62,10 @@ class RegardError(Exception):
         """What was wrong, what was expected, and the fix."""
         return str(self)
 
+    def forget_origin(self) -> None:
+        """Let go of where this was raised: those frames hold the request, and what holds this error with it."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class InvalidRequestError(RegardError):
     """A request that asks for something that cannot be, whatever its images are."""

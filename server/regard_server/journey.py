@@ -50,7 +50,7 @@ class Journey:
     ) -> list[Entry]:
         """Begin a short journey: read the picture here and now; return its entry, or none if it cannot be read.
 
-        The entry is for the batcher; `give` gets the result.
+        The entry is for the batcher, and takes the room then; `give` gets the result.
         """
         began = self._clock()
         try:
@@ -91,6 +91,7 @@ class Journey:
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
         self._batcher.submit([entry])
+        room.taken()
         try:
             return self._result(request, await answered, decoded - began)
         except BaseException:
@@ -143,13 +144,14 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         for outcome in outcomes:
             queue_seconds.observe(outcome.queue_s)
     for outcome in outcomes:
-        outcome.entry.owner(outcome)
+        # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
+        owner, outcome.entry.owner = outcome.entry.owner, None
+        owner(outcome)
 
 
 def _enter(
     request: Request, pixels: npt.NDArray[Any], room: Room, now: float, owner: Callable[[Outcome], None]
 ) -> Entry:
-    room.taken()
     work = Work(pixels, request.outputs)
     return Entry(room.key, work, owner, request.deadline, request.priority, now)
 

@@ -86,7 +86,6 @@ class Pipeline:
                     )
             with self._admission.admit(images=len(request.pictures), size_bytes=size, client=request.client):
                 results = await self._extract_all(request, self._reserve(request))
-            _raise_of_whole_request(results)
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived
@@ -131,17 +130,19 @@ class Pipeline:
         answers = Answers(len(rooms), loop)
         expiry = loop.call_at(request.deadline, answers.fail, TimeoutError())
         entries: list[Entry] = []
+        entering: list[Room] = []
         tasks: list[asyncio.Task[None]] = []
         try:
             for index, (picture, room) in enumerate(zip(request.pictures, rooms, strict=True)):
-                give = partial(answers.give, index)
+                give = partial(_give, answers, index)
                 if self._journey.is_short(picture):
                     entries += self._journey.begin(request, picture, room, give)
+                    entering.append(room)
                 else:
                     way = self._journey.make(request, picture, room)
                     tasks.append(loop.create_task(_tell(way, give, answers.fail)))
             if entries:
-                self._batcher.submit(entries)
+                self._enter(entries, entering)
             return await answers.all()
         except BaseException:
             for entry in entries:
@@ -156,14 +157,24 @@ class Pipeline:
             for room in rooms:
                 room.give_back()
 
+    def _enter(self, entries: Sequence[Entry], rooms: Sequence[Room]) -> None:
+        """Let entries take their rooms; those of pictures that could not be read were given back already."""
+        self._batcher.submit(entries)
+        for room in rooms:
+            room.taken()
+
     def _count(self, request: Request, outcome: str) -> None:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
 
 
-def _raise_of_whole_request(results: Sequence[Result]) -> None:
-    for result in results:
-        if isinstance(result.outcome, RegardError) and type(result.outcome) in _WHOLE_REQUEST:
-            raise result.outcome
+def _give(answers: Answers, index: int, result: Result) -> None:
+    """Give a picture's result; an error that is never one picture's alone ends the waiting for the others."""
+    if isinstance(result.outcome, RegardError):
+        result.outcome.forget_origin()
+        if type(result.outcome) in _WHOLE_REQUEST:
+            answers.fail(result.outcome)
+            return
+    answers.give(index, result)
 
 
 async def _tell(

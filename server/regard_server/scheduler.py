@@ -145,7 +145,7 @@ class Scheduler:
         self._leave(entry)
         if not self._buckets[entry.key].waiting:
             del self._buckets[entry.key]
-        entry.payload = None
+        entry.payload = entry.owner = None
         return True
 
     def decide(self, now: float, *, device: int = 0, flush: bool = False) -> Batch | Wait | None:

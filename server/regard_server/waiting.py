@@ -23,7 +23,7 @@ class Entry:
     Attributes:
         key: which entries it may ride with.
         payload: what is run; dropped when the entry leaves, so that its memory goes at once.
-        owner: whatever its submitter needs to find his way back; not looked at here.
+        owner: whatever its submitter needs to find his way back; not looked at here, and dropped likewise.
         deadline: when an answer is worth nothing any more.
         priority: the class, 0 first.
         arrived: when it was submitted.

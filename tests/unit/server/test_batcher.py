@@ -165,11 +165,13 @@ def test_who_left_is_not_run(batcher, device):
     submit(batcher, 0)
     device.wait_until_busy()
     left, stays = submit(batcher, 1), submit(batcher, 2)
+    answer = left.owner
     assert batcher.discard(left)
+    assert left.owner is None
     device.permit(2)
     outcome(stays)
     assert device.batches[1] == ("key", [2])
-    assert not left.owner.done()
+    assert not answer.done()
 
 
 @pytest.mark.usefixtures("serving")

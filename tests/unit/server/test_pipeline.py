@@ -1,0 +1,152 @@
+"""What a request leaves behind, however it ends: no promise of room, and no memory."""
+
+import asyncio
+import gc
+import logging
+import weakref
+from functools import partial
+
+import numpy as np
+import pytest
+
+from regard_models import OutputInfo, Preprocessing
+from regard_server.admission import Admission
+from regard_server.batcher import Batcher
+from regard_server.catalog import ServedModel
+from regard_server.cost import CostModel
+from regard_server.decoding import DecodePool
+from regard_server.embeddings import EmbeddingHealth
+from regard_server.errors import RegardError, UnavailableError, UndecodableImageError
+from regard_server.hold import Hold
+from regard_server.journey import settle
+from regard_server.metrics import Metrics
+from regard_server.pipeline import Pipeline
+from regard_server.request import Picture, Request
+from regard_server.reuse import Reuse
+from regard_server.scheduler import Scheduler
+from regard_server.work import BatchKey
+
+MODEL = ServedModel(
+    name="tiny",
+    weights="seed 0, untrained",
+    weights_sha256="ab" * 32,
+    trained=False,
+    architecture="{}",
+    preprocessing=Preprocessing(4, 4, 4),
+    outputs={"embedding": OutputInfo("embedding", "embedding", (8,), ("channel",), "")},
+    parameters=1,
+    min_side=2,
+    compute_dtype="float32",
+    engine="eager",
+    device="cpu",
+)
+KEY = BatchKey("tiny", "pixels", 4, 4, "pooled")
+LOGGER = logging.getLogger("none")
+
+
+class Reading:
+    """Reads a picture, or fails with an error that has a cause; stands for the memory that its request holds."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __call__(self):
+        if self.error is not None:
+            try:
+                int("no number")
+            except ValueError as cause:
+                raise self.error("no picture") from cause
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+class Served:
+    """A pipeline whose device never comes."""
+
+    def __init__(self, reuse=None):
+        clock = asyncio.get_running_loop().time
+        self.clock = clock
+        metrics = Metrics(EmbeddingHealth(samples_per_s=0, reference_samples=16, folder=None, logger=LOGGER))
+        costs = CostModel()
+        scheduler = Scheduler(lambda _: 4, costs, Hold(0.0, costs))
+        self.batcher = Batcher(scheduler, partial(settle, metrics=metrics), clock=clock, logger=LOGGER)
+        self._pipeline = Pipeline(
+            admission=Admission(max_images=64, max_bytes=1 << 20),
+            decoders=DecodePool(1, clock),
+            batcher=self.batcher,
+            metrics=metrics,
+            clock=clock,
+            reuse=reuse,
+        )
+
+    async def ask(self, *errors, reading=None):
+        """Ask for a picture for each error, or for none; `reading` is told whose memory to watch."""
+        readings = [Reading(error) for error in errors]
+        if reading is not None:
+            reading.append(weakref.ref(readings[0]))
+        pictures = [Picture(each, 1, "pixels", 4, 4, quick=True, content=lambda: (b"",)) for each in readings]
+        del readings
+        now = self.clock()
+        request = Request(MODEL, pictures, ("embedding",), arrived=now, deadline=now + 60.0, priority=0)
+        return [isinstance(each.outcome, RegardError) for each in await self._pipeline.extract(request)]
+
+
+@pytest.fixture
+def uncollected():
+    """Keep the cyclic garbage collector away."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def test_a_bug_while_a_picture_is_read_leaves_no_promise_of_room():
+    """What was promised to the pictures before it is given back, so that the next request finds the server empty."""
+    served = Served()
+    served.batcher.learn(KEY, 1, 1000.0)  # admitted only where nobody else was promised anything
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await served.ask(None, ZeroDivisionError)
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("reuse", [None, 0])
+async def test_the_memory_of_an_unreadable_picture_is_free_at_once(reuse):
+    """The error of one picture, though it goes on with the results, holds nothing of its request."""
+    served, reading = Served(None if reuse is None else Reuse(reuse)), []
+    assert await served.ask(UndecodableImageError, reading=reading) == [True]
+    assert reading[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("reuse", [None, 0])
+async def test_the_memory_of_a_request_that_nobody_serves_is_free_at_once(reuse):
+    """An error of the whole request holds none of it, and ends it for all its pictures."""
+    served, reading = Served(None if reuse is None else Reuse(reuse)), []
+    asking = asyncio.create_task(served.ask(None, None, reading=reading))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert served.batcher.waiting
+    served.batcher.abandon()
+    with pytest.raises(UnavailableError):
+        await asking
+    del asking
+    await asyncio.sleep(0)
+    assert reading[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_the_memory_of_a_caller_who_left_is_free_while_others_wait():
+    """What stays of him in the queue, until it comes up, is an empty shell."""
+    served, reading = Served(), []
+    staying = asyncio.create_task(served.ask(None))
+    leaving = asyncio.create_task(served.ask(None, reading=reading))
+    await asyncio.sleep(0)
+    assert served.batcher.waiting == 2
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    del leaving
+    await asyncio.sleep(0)
+    assert reading[0]() is None
+    served.batcher.abandon()
+    with pytest.raises(UnavailableError):
+        await staying
