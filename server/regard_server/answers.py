@@ -16,11 +16,11 @@ class Answers:
         loop: the running loop.
     """
 
-    __slots__ = ("_error", "_missing", "_over", "_results")
+    __slots__ = ("_error", "_kept", "_missing", "_over", "_results")
 
     def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
         self._over: asyncio.Future[None] = loop.create_future()
-        self._missing = count
+        self._missing = self._kept = count
         self._results: dict[int, Result] = {}
         self._error: BaseException | None = None
 
@@ -30,6 +30,14 @@ class Answers:
         self._missing -= 1
         if not self._missing and not self._over.done():
             self._over.set_result(None)
+
+    def lose(self, index: int, result: Result, error: BaseException) -> None:
+        """Take the result of a picture that was not served; if that is true of all, the last error is the request's."""
+        self._kept -= 1
+        if self._kept:
+            self.give(index, result)
+        else:
+            self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """End the waiting with an error."""

@@ -168,11 +168,11 @@ class Pipeline:
 
 
 def _give(answers: Answers, index: int, result: Result) -> None:
-    """Give a picture's result; an error that is never one picture's alone ends the waiting for the others."""
+    """Give a picture's result. What is never one picture's alone is the request's error if it is that of all."""
     if isinstance(result.outcome, RegardError):
         result.outcome.forget_origin()
         if type(result.outcome) in _WHOLE_REQUEST:
-            answers.fail(result.outcome)
+            answers.lose(index, result, result.outcome)
             return
     answers.give(index, result)
 
@@ -195,4 +195,6 @@ def _cost_class(request: Request) -> Literal["pooled", "maps"]:
 def _outcome_label(result: Result) -> str:
     if isinstance(result.outcome, dict):
         return "ok"
-    return "invalid" if isinstance(result.outcome, InvalidImageError) else "failed"
+    if isinstance(result.outcome, InvalidImageError):
+        return "invalid"
+    return _WHOLE_REQUEST.get(type(result.outcome), "failed")

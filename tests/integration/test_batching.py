@@ -107,9 +107,11 @@ def test_an_expired_caller_is_answered_and_never_run(served, busy, pictures):
 
 
 def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, reason):
-    """Images that the device could not finish in time are the call's DEADLINE_EXCEEDED, not a result's."""
+    """Where no image could be finished in time, that is the call's DEADLINE_EXCEEDED, not every result's."""
     future = served.begin(*pictures(2), timeout=60)
     served.queue.until(2)
+    behind = served.begin(*pictures(1), timeout=70)  # the last of all may always try
+    served.queue.until(3)
     for size in (1, 2) * 100:  # learnt while they wait, an outlier at a time: far longer than their deadline
         served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
     served.gate.open()
@@ -118,6 +120,27 @@ def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, re
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert reason(error.value) == "DEADLINE_EXPIRED"
     assert served.metric("regard_items_total", model="resnet_tiny", outcome="late") == 2
+    assert behind.result().results
+    assert busy.result().results
+    served.assert_empty()
+
+
+def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not(served, busy, pictures):
+    """Of a request that only part of is met, that part is answered, and the rest is late, each by itself."""
+    future = served.begin(*pictures(9), timeout=60)
+    served.queue.until(9)
+    served.gate.step()
+    served.gate.until(2)  # eight of them run, one waits, and another caller beside it
+    another = served.begin(*pictures(1), timeout=70)
+    served.queue.until(2)
+    for size in (1, 2, 8) * 100:
+        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+    served.gate.open()
+    results = future.result().results
+    assert [result.WhichOneof("outcome") for result in results] == ["features"] * 8 + ["error"]
+    assert results[8].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="late") == 1
+    assert another.result().results
     assert busy.result().results
     served.assert_empty()
 
