@@ -25,10 +25,10 @@ START_TIMEOUT_S = 120
 
 
 @contextmanager
-def running_server() -> Iterator[str]:
-    """Run `regard serve` on a free port; yield its address, and stop it as an operator would."""
+def running_server(*more: str) -> Iterator[str]:
+    """Run `regard serve` with `more` options on a free port; yield its address, and stop it as an operator would."""
     command = [str(Path(sys.executable).with_name("regard")), "serve"]
-    options = ["--address", "127.0.0.1:0", "--metrics-address", "", "--log-level", "warning"]
+    options = ["--address", "127.0.0.1:0", "--metrics-address", "", "--log-level", "warning", *more]
     print("==> starting a server:", "regard serve", *options[:2], flush=True)
     began = time.perf_counter()
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as server:

@@ -2,6 +2,9 @@
 
 The file is safetensors: the tensors under their state-dict keys, and in its metadata the spec, the
 preprocessing, where the weights came from and whether they were trained. Reading it executes nothing.
+
+The folder `weights` beside this file holds trained weights of some registered names (models/training made
+them); `load_bundle` takes those unless it is told to draw weights from a seed.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "regard-model-1"
+SHIPPED = Path(__file__).parent / "weights"
+LONGEST_SUMMARY = 200
+"""Letters of a file's own words about its weights that are passed on."""
 MODULE_FORMAT = "regard-module-1"
 """Of a published class by itself: `regard_models.convert.load_module`."""
 
@@ -42,7 +48,7 @@ class ModelBundle:
         preprocessing: how its images are made ready.
         architecture: the canonical JSON of its spec.
         trained: False where the weights are only a seed's.
-        weights: what they are, for people: a file's name, or "seed 0, untrained".
+        weights: what they are, for people: a file's name and what it says of itself, or "seed 0, untrained".
         weights_sha256: over keys, shapes, dtypes and bytes in the order of the keys, hexadecimal.
         min_side: the smallest height and width the trunk accepts.
         parameters: how many there are.
@@ -59,13 +65,17 @@ class ModelBundle:
     parameters: int
 
 
-def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -> ModelBundle:
+def load_bundle(
+    source: str | Path, *, name: str | None = None, seed: int = 0, trained: bool = True
+) -> ModelBundle:
     """Load a model by registered name or from a file that `save_bundle` or `regard convert` wrote.
 
     Args:
-        source: a registered name, whose weights are then drawn from `seed`, or a .safetensors file's path.
+        source: a registered name, or a .safetensors file's path.
         name: what callers shall ask for; by default the registered name or the file's stem.
-        seed: for untrained weights; the same seed gives the same weights everywhere.
+        seed: of the weights of a registered name that no trained ones are shipped for; the same seed gives the same
+            weights everywhere.
+        trained: False draws them from the seed even where trained ones are shipped.
 
     Raises:
         UnknownModelError: neither a registered name nor a path.
@@ -74,6 +84,8 @@ def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -
     """
     if str(source) in MODELS or not _is_path(source):
         known = entry(str(source))
+        if trained and (shipped := shipped_weights(str(source))):
+            return load_bundle(shipped, name=name)
         model = build(known.spec, seed)
         return _bundle(
             name or str(source), model, known.preprocessing, trained=False, weights=f"seed {seed}, untrained"
@@ -93,9 +105,20 @@ def load_bundle(source: str | Path, *, name: str | None = None, seed: int = 0) -
     preprocessing = Preprocessing.from_json(metadata["preprocessing"])
     load_strictly(model, tensors, where=str(path))
     _check_sizes(path, preprocessing, model)
+    summary = metadata.get("summary", "")[:LONGEST_SUMMARY]
     return _bundle(
-        name or path.stem, model, preprocessing, trained=metadata["trained"] == "true", weights=path.name
+        name or path.stem,
+        model,
+        preprocessing,
+        trained=metadata["trained"] == "true",
+        weights=f"{path.name}: {summary}" if summary.isprintable() and summary else path.name,
     )
+
+
+def shipped_weights(name: str) -> Path | None:
+    """Return the file of trained weights that this package has for a registered name, or None."""
+    path = SHIPPED / f"{name}.safetensors"
+    return path if path.is_file() else None
 
 
 def save_bundle(
@@ -105,6 +128,8 @@ def save_bundle(
     preprocessing: Preprocessing | None = None,
     source: str = "",
     trained: bool = False,
+    half: bool = False,
+    details: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model to a .safetensors file that `load_bundle` reads.
 
@@ -114,6 +139,8 @@ def save_bundle(
         preprocessing: ImageNet's usual at the model's input size by default.
         source: where the weights come from, for people.
         trained: whether they are more than a seed's.
+        half: write floats as float16, at half the size; they are read into float32 again.
+        details: more metadata. A `summary` is shown to people behind the file's name.
 
     Raises:
         WeightsError: the images would be of another size than the model states.
@@ -121,6 +148,7 @@ def save_bundle(
     ready = preprocessing or Preprocessing().resized(model.spec.input_size)
     _check_sizes(path, ready, model)
     metadata = {
+        **(details or {}),
         "format": FORMAT,
         "spec": model.spec.to_json(),
         "preprocessing": ready.to_json(),
@@ -128,6 +156,8 @@ def save_bundle(
         "trained": "true" if trained else "false",
     }
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
+    if half:
+        tensors = {key: each.half() if each.is_floating_point() else each for key, each in tensors.items()}
     save_file(tensors, str(path), metadata)
 
 

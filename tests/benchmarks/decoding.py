@@ -14,7 +14,7 @@ import report
 import torch
 from PIL import Image
 
-from regard_models import load_bundle
+from regard_models import Preprocessing, load_bundle
 from regard_models.samples import sample_photographs
 from regard_server import images
 from regard_server.engine.mode import EAGER
@@ -67,7 +67,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     bundle = load_bundle("resnet_mini")
-    prepared = bundle.preprocessing
+    prepared = Preprocessing()
     runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"), streams=HostStreams())
     key = BatchKey("resnet_mini", "pixels", prepared.height, prepared.width, "pooled")
     rows = []

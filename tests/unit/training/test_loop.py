@@ -1,0 +1,131 @@
+"""Training on a few steps: it learns, goes on where it stopped, keeps students level, and ships what was learnt."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from regard_models import load_bundle
+from regard_models.bundle import read_tensors
+from regard_models.samples import sample_photographs
+from regard_training.evaluate import Figures
+from regard_training.loop import Progress, Training, learn_slice, read_progress, train
+from regard_training.losses import distillation
+from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
+from regard_training.shipping import rounded, ship
+from regard_training.student import STUDENTS, Recipe, Student
+
+RECIPE = Recipe(side=32, small_side=32, scenes=4, warm_up=2)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    plan = PoolPlan(tmp_path_factory.mktemp("pool"), scenes=6, views=2, side=32, teacher_side=64)
+    make_pool(plan, 1, sample_photographs(), workers=0)
+    return plan.folder
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def training(pool, tmp_path, **changes):
+    wanted = {
+        "minutes": 1e-4,
+        "recipe": RECIPE,
+        "students": ("resnet_mini", "ea_mini"),
+        "steps": 2,
+        "workers": 1,
+    }
+    return Training(tmp_path / "checkpoints", pool, 2, **(wanted | changes))
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_learns(pool, tmp_path, name):
+    """A dozen steps on a handful of scenes lower the sum of the losses."""
+    plan = training(pool, tmp_path, steps=1)
+    plan.checkpoints.mkdir()
+    learn_slice(plan, name, 0.0, 1)
+    student = Student.load(plan.checkpoint(name), name, RECIPE, "cpu")
+    assert student.step == 1
+    drawn = Pool.open(complete_chunks(pool), 2).draw(4, np.random.default_rng(0))
+    mean = torch.from_numpy(drawn[1].astype(np.float32).reshape(-1, 1280).mean(0))
+    told = [student.learn(drawn, mean, 0.0).total.item() for _ in range(12)]
+    assert told[-1] < 0.9 * told[0]
+
+
+def test_a_run_keeps_students_level_and_goes_on(pool, tmp_path):
+    """All end after the same number of steps; more minutes go on from there, the same minutes do nothing."""
+    plan = training(pool, tmp_path)
+    first = train(plan)
+    assert len(set(first.steps.values())) == 1
+    assert read_progress(plan).steps == first.steps
+    assert train(plan).steps == first.steps
+    longer = train(training(pool, tmp_path, minutes=first.spent_s / 60 + 1e-4))
+    assert min(longer.steps.values()) > max(first.steps.values())
+    assert longer.spent_s > first.spent_s
+
+
+def test_the_student_most_behind_is_next():
+    """Who learnt least goes first; who is busy waits; once the time is over only those behind go on."""
+    progress = Progress(0.0, {"a": 4, "b": 2, "c": 2})
+    names = tuple(progress.steps)
+    assert progress.next(names, set(), over=False) == "b"
+    assert progress.next(names, {"b"}, over=False) == "c"
+    assert progress.next(names, {"b", "c"}, over=True) is None
+    assert progress.next(names, set(names), over=False) is None
+    assert [progress.due(name, 50, over=True) for name in names] == [0, 2, 2]
+    assert progress.due("b", 50, over=False) == 50
+
+
+def test_the_rate_rises_and_falls_and_images_grow():
+    """The rate warms up by steps and falls with time to nothing; the images become larger near the end."""
+    recipe = Recipe()
+    assert recipe.rate_at(0, 0.0) < recipe.rate_at(recipe.warm_up, 0.0) == recipe.rate
+    assert recipe.rate_at(1000, 0.5) == pytest.approx(recipe.rate / 2)
+    assert recipe.rate_at(1000, 1.5) == pytest.approx(0)
+    assert (recipe.side_at(0.0), recipe.side_at(1.0)) == (recipe.small_side, recipe.side)
+
+
+def test_a_perfect_student_has_nothing_left_to_copy():
+    """With the teacher's classes and features the first two losses are nothing, and telling scenes apart pays."""
+    features = torch.randn(8, 1280).repeat(2, 1)
+    logits = torch.randn(16, 1000)
+    mapping = torch.nn.Linear(1280, 1280)
+    torch.nn.init.eye_(mapping.weight)
+    torch.nn.init.zeros_(mapping.bias)
+    terms = distillation(features, logits, features, logits, mapping)
+    assert terms.classes.item() == pytest.approx(0, abs=1e-5)
+    assert terms.features.item() == pytest.approx(0, abs=1e-5)
+    confused = distillation(features[:1].repeat(16, 1), logits, features, logits, mapping)
+    assert terms.scenes < confused.scenes
+
+
+def test_what_is_shipped_comes_back(tmp_path):
+    """A file is half the size, loads as trained, gives what was measured, and says where it comes from."""
+    student = Student("ea_mini", RECIPE, "cpu")
+    figures = Figures(0.9, 0.01, 0.93, 0.95, 0.6, 0.3, 0.5, 0.7)
+    path = ship(student, figures, tmp_path)
+    assert path.stat().st_size < 6e6
+    bundle = load_bundle(path)
+    assert bundle.trained
+    assert bundle.weights == "ea_mini.safetensors: distilled, recall@1 0.90, categories 0.60"
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(bundle.model(x), rounded(student)(x))
+    tensors, metadata = read_tensors(path)
+    assert {each.dtype for each in tensors.values() if each.is_floating_point()} == {torch.float16}
+    assert json.loads(metadata["figures"])["recall_at_1"] == 0.9
+    assert {"teacher", "recipe", "data", "licence"} <= metadata.keys()
+
+
+def test_weights_that_do_not_fit_are_not_shipped(tmp_path):
+    """A number beyond float16 is refused by its key."""
+    student = Student("resnet_mini", RECIPE, "cpu")
+    student.averaged.bn1.running_var[0] = 1e6
+    with pytest.raises(ValueError, match=r"bn1\.running_var"):
+        ship(student, Figures(0, 0, 0, 0, 0), tmp_path)
+    assert not list(tmp_path.iterdir())

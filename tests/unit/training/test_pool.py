@@ -1,0 +1,88 @@
+"""Pictures, crops and the pool: what training sees."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regard_models.samples import sample_photographs
+from regard_training import sources
+from regard_training.crops import QUERY, SCENE_SIDE, cut_scene, vary
+from regard_training.pictures import on_white, webp_pictures
+from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    with Image.open(sample_photographs()[0]) as file:
+        return file.convert("RGB")
+
+
+def test_a_seed_decides_a_view(photograph):
+    """The same random state cuts the same scene and varies it alike; another one does not."""
+    views = [
+        np.asarray(vary(cut_scene(photograph, random), QUERY, random, 64))
+        for random in (Random(1), Random(1), Random(2))
+    ]
+    assert views[0].shape == (64, 64, 3)
+    assert np.array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cutout_stands_on_white(photograph, seed):
+    """Of a scene pasted on white some is white and some is not; it keeps its size."""
+    scene = np.asarray(cut_scene(photograph, Random(seed), cutouts=1.0))
+    assert scene.shape == (SCENE_SIDE, SCENE_SIDE, 3)
+    assert 0.02 < (scene == 255).all(2).mean() < 0.98
+
+
+def test_a_cutout_with_alpha_is_centred_on_a_white_square(tmp_path):
+    """A wide transparent picture keeps its proportions, and what is transparent is white."""
+    Image.new("RGBA", (40, 20), (255, 0, 0, 255)).save(tmp_path / "wide.png")
+    pixels = np.asarray(on_white(tmp_path / "wide.png", 40))
+    assert pixels.shape == (40, 40, 3)
+    assert (pixels[[0, -1]] == 255).all()
+    assert tuple(pixels[20, 20]) == (255, 0, 0)
+
+
+def test_pictures_are_found_in_a_resource_file():
+    """Whole WebP files are cut out by their own lengths; small ones, other RIFF files and cut ends are not."""
+    large = b"RIFF" + (7992).to_bytes(4, "little") + b"WEBP" + bytes(7988)
+    small = b"RIFF" + (92).to_bytes(4, "little") + b"WEBP" + bytes(88)
+    sound = b"RIFF" + (7992).to_bytes(4, "little") + b"WAVE" + bytes(7988)
+    assert webp_pictures(b"qres" + large + small + sound + large + large[:5000]) == [large, large]
+
+
+def test_nothing_held_out_is_trained_on():
+    """The packages of the held-out pictures, and the sample photographs' members, are in no training source."""
+    training = {source.package for source in sources.TRAINING}
+    assert training.isdisjoint({sources.STAMPS.package, sources.LARGE.package})
+    samples = {path.stem for path in sample_photographs()} | {"clock_motion", "hubble_deep_field"}
+    named = {
+        member.rpartition("/")[2].rpartition(".")[0]
+        for source in sources.TRAINING
+        for member in source.members
+    }
+    assert samples.isdisjoint(named)
+
+
+def test_a_pool_is_made_once_and_gives_two_views_of_a_scene(tmp_path):
+    """What is there is not made again; a drawn pair shows one scene twice, with the teacher's answers."""
+    plan = PoolPlan(tmp_path / "pool", scenes=3, views=2, side=32, teacher_side=64)
+    make_pool(plan, 1, sample_photographs(), workers=0)
+    made = (tmp_path / "pool/000/images.npy").stat().st_mtime_ns
+    folders = make_pool(plan, 2, sample_photographs(), workers=0)
+    assert (tmp_path / "pool/000/images.npy").stat().st_mtime_ns == made
+    assert complete_chunks(plan.folder) == tuple(folders)
+    pool = Pool.open(folders, plan.views)
+    assert pool.scenes == 6
+    images, features, logits = pool.draw(4, np.random.default_rng(0))
+    assert (images.shape, features.shape, logits.shape) == ((2, 4, 32, 32, 3), (2, 4, 1280), (2, 4, 1000))
+    stored = [list(map(bytes, chunk[0])) for chunk in pool.chunks]
+    for first, second in zip(*images, strict=True):
+        chunk = next(each for each in stored if first.tobytes() in each)
+        places = chunk.index(first.tobytes()), chunk.index(second.tobytes())
+        assert places[0] != places[1]
+        assert places[0] // 2 == places[1] // 2
