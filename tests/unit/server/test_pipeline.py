@@ -16,7 +16,7 @@ from regard_server.catalog import ServedModel
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.embeddings import EmbeddingHealth
-from regard_server.errors import RegardError, UnavailableError, UndecodableImageError
+from regard_server.errors import DeadlineExpiredError, RegardError, UnavailableError, UndecodableImageError
 from regard_server.hold import Hold
 from regard_server.journey import settle
 from regard_server.metrics import Metrics
@@ -78,7 +78,7 @@ class Served:
             reuse=reuse,
         )
 
-    async def ask(self, *errors, reading=None):
+    async def ask(self, *errors, reading=None, timeout_s=60.0):
         """Ask for a picture for each error, or for none; `reading` is told whose memory to watch."""
         readings = [Reading(error) for error in errors]
         if reading is not None:
@@ -86,7 +86,7 @@ class Served:
         pictures = [Picture(each, 1, "pixels", 4, 4, quick=True, content=lambda: (b"",)) for each in readings]
         del readings
         now = self.clock()
-        request = Request(MODEL, pictures, ("embedding",), arrived=now, deadline=now + 60.0, priority=0)
+        request = Request(MODEL, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=0)
         return [isinstance(each.outcome, RegardError) for each in await self._pipeline.extract(request)]
 
 
@@ -106,6 +106,14 @@ async def test_a_bug_while_a_picture_is_read_leaves_no_promise_of_room():
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             await served.ask(None, ZeroDivisionError)
+
+
+async def test_a_request_that_comes_too_late_is_refused_before_its_pictures_are_read():
+    """Whoever has no time left on arrival costs no decoding and no room at the device."""
+    served = Served()
+    with pytest.raises(DeadlineExpiredError, match="had passed when the request arrived"):
+        await served.ask(ZeroDivisionError, timeout_s=0.0)
+    assert not served.batcher.waiting
 
 
 @pytest.mark.usefixtures("uncollected")
