@@ -80,7 +80,7 @@ dashboards: $(READY)  ## make the Grafana dashboards from deploy/grafana
 	$(BIN)/python deploy/grafana/generate.py
 
 e2e-compose: $(READY)  ## docker-compose.yml for real: up, called, scaled, killed, watched, down (starts an engine if none runs)
-	PYTHONPATH=tests/e2e $(BIN)/python tests/e2e/compose/run.py
+	PYTHONPATH=tests/fixtures:tests/e2e $(BIN)/python tests/e2e/compose/run.py
 
 bench: $(READY)  ## measure a served model against the same model in a plain loop
 	$(BIN)/python tests/benchmarks/serving.py

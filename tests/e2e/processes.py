@@ -5,70 +5,15 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-import psutil
 import yaml
+from process import BIN, PATIENCE_S, Process
 
 TOP = Path(__file__).resolve().parents[2]
 ENVOY = TOP / "deploy" / "envoy"
-BIN = Path(sys.executable).parent
-PATIENCE_S = 60.0
-
-
-class Process:
-    """A process whose output is read as it comes, and can be waited on."""
-
-    def __init__(self, command, **environment):
-        self._process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **environment},
-        )
-        self._changed = threading.Condition()
-        self.output = ""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self):
-        for line in self._process.stdout:
-            with self._changed:
-                self.output += line
-                self._changed.notify_all()
-        with self._changed:
-            self.output += "(end)"
-            self._changed.notify_all()
-
-    def until(self, text, count=1):
-        """Wait until it has said something so often."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self.output.count(text) >= count or self.output.endswith("(end)"), PATIENCE_S
-            )
-        assert self.output.count(text) >= count, self.output[-3000:]
-
-    def send(self, number):
-        self._process.send_signal(number)
-
-    def end(self):
-        """Wait for the exit status."""
-        status = self._process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        return status
-
-    def close(self):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            for each in [process, *process.children(recursive=True)]:
-                each.kill()
-        self.end()
-        self._process.stdout.close()
 
 
 class Worker(Process):

@@ -11,7 +11,8 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from processes import BIN, ENVOY, Envoy, Worker, free_ports
+from process import BIN
+from processes import ENVOY, Envoy, Worker, free_ports
 from secrets_of_tests import make_secrets
 
 from regard_client import Client, ModelNotFoundError

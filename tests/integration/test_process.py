@@ -1,86 +1,39 @@
 """`regard serve` as a process: its first line, its exit status, and what it says when it cannot."""
 
-import contextlib
-import datetime as dt
 import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import Authority
+from process import BIN, PATIENCE_S, Process
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 
-PATIENCE_S = 60.0
-REGARD = str(Path(sys.executable).with_name("regard"))
+REGARD = str(BIN / "regard")
 LOCAL = ("--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
 # The engine that needs no measuring and writes no profile.
 PLAIN = ("--engine", "eager", "--dtype", "float32", "--threads", "1", "--log-level", "debug")
 
 
-class Process:
-    """A running `regard serve`, with its standard error read as it comes."""
+class Server(Process):
+    """A running `regard serve`."""
 
     def __init__(self, *options):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("REGARD_")}
-        self._process = subprocess.Popen(
-            [REGARD, "serve", *LOCAL, *PLAIN, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self._changed = threading.Condition()
-        self.log = ""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self):
-        for line in self._process.stderr:
-            with self._changed:
-                self.log += line
-                self._changed.notify_all()
+        super().__init__([REGARD, "serve", *LOCAL, *PLAIN, *options])
 
     def ready(self):
         """Wait for the announcement; return it with the two addresses: (text, address, metrics address)."""
-        lines = []
-        while not any("try:" in line for line in lines):
-            lines.append(self._process.stdout.readline())
-            assert lines[-1], f"it ended before it was ready:\n{self.log}"
-        text = "".join(lines)
+        self.until("try:")
+        text = self.output
         return text, re.search(r"ready on (\S+)", text)[1], re.search(r"http://(\S+)/metrics", text)[1]
-
-    def logged(self, text):
-        with self._changed:
-            assert self._changed.wait_for(lambda: text in self.log, PATIENCE_S), self.log
-
-    def send(self, number):
-        self._process.send_signal(number)
-
-    def end(self):
-        """Wait for the exit status."""
-        status = self._process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        return status
-
-    def close(self):
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self.end()
-        self._process.stdout.close()
-        self._process.stderr.close()
 
 
 @pytest.fixture
@@ -89,7 +42,7 @@ def start():
     started = []
 
     def start(*options):
-        started.append(Process(*options))
+        started.append(Server(*options))
         return started[-1]
 
     yield start
@@ -144,10 +97,10 @@ def test_sigterm_under_load_answers_everybody_and_exits_with_0(start):
         process.send(signal.SIGTERM)
         answered = sum(counts)
     assert process.end() == 0
-    assert "Extract CANCELLED" not in process.log
-    assert process.log.count("Extract OK") == answered
-    assert "Traceback" not in process.log
-    assert process.log.rstrip().endswith("stopped")
+    assert "Extract CANCELLED" not in process.output
+    assert process.output.count("Extract OK") == answered
+    assert "Traceback" not in process.output
+    assert process.output.rstrip().endswith("stopped")
 
 
 def test_a_second_signal_ends_it_at_once(start):
@@ -160,7 +113,7 @@ def test_a_second_signal_ends_it_at_once(start):
         while "regard_in_flight_images 256.0" not in scrape(metrics):
             assert not any(call.done() for call in calls)
         process.send(signal.SIGINT)
-        process.logged("draining")
+        process.until("draining")
         process.send(signal.SIGINT)
         assert process.end() == 128 + signal.SIGINT
         for call in calls:
@@ -175,7 +128,7 @@ def scrape(address):
 def test_a_signal_while_loading_stops_it_too(start):
     """Nobody has to wait for warm-up to stop a server."""
     process = start("--models", "resnet50")
-    process.logged("listening on")
+    process.until("listening on")
     process.send(signal.SIGTERM)
     assert process.end() == 0
 
@@ -227,32 +180,13 @@ def test_weights_that_are_none_are_one_clear_line(tmp_path):
 
 def test_sigterm_with_tls_ends_orderly(start, tmp_path):
     """Connections under TLS, one of them half open, keep nobody from stopping."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, secret = tmp_path / "cert.pem", tmp_path / "key.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    process = start("--models", "resnet_tiny", "--tls-certificate", str(pem), "--tls-key", str(secret))
+    own = Authority(tmp_path).own
+    pem, key = str(own.certificate), str(own.key)
+    process = start("--models", "resnet_tiny", "--tls-certificate", pem, "--tls-key", key)
     announced, address, _ = process.ready()
     port = int(address.rpartition(":")[2])
     assert f"--target localhost:{port} --ca {pem}" in announced
-    credentials = grpc.ssl_channel_credentials(pem.read_bytes())
+    credentials = grpc.ssl_channel_credentials(own.certificate.read_bytes())
     with (
         grpc.secure_channel(f"localhost:{port}", credentials) as channel,
         socket.create_connection(("127.0.0.1", port)),
@@ -261,7 +195,7 @@ def test_sigterm_with_tls_ends_orderly(start, tmp_path):
         assert len(FeatureServiceStub(channel).Extract(request, timeout=PATIENCE_S).results) == 1
         process.send(signal.SIGTERM)
         assert process.end() == 0
-    assert "Traceback" not in process.log
+    assert "Traceback" not in process.output
 
 
 def test_check_reads_certificates_and_tokens(tmp_path):
@@ -318,8 +252,8 @@ def test_metadata_that_are_no_text_stay_out_of_the_log(start):
         for number, (kind, payload) in enumerate(frames):
             stream = int(number > 0).to_bytes(4, "big")
             connection.sendall(len(payload).to_bytes(3, "big") + kind + stream + payload)
-        process.logged("ListModels OK")
+        process.until("ListModels OK")
     process.send(signal.SIGTERM)
     assert process.end() == 0
-    assert "Traceback" not in process.log
-    assert "secret" not in process.log
+    assert "Traceback" not in process.output
+    assert "secret" not in process.output

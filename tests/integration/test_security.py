@@ -1,20 +1,14 @@
 """Who may connect and who may call, through both front ends, with certificates made for the occasion."""
 
 import contextlib
-import datetime as dt
-import ipaddress
 import socket
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from certificates import Authority
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from regard_client import Client, Tls, Transport, UnauthorizedError, UnavailableError, cli
@@ -26,84 +20,6 @@ PATIENCE_S = 30.0
 TOKEN, OTHER = "0123456789abcdef", "fedcba9876543210-other"
 ONCE = Transport(max_attempts=1)
 IMAGE = np.zeros((32, 32, 3), np.uint8)
-
-
-@dataclass
-class Pair:
-    """A certificate and its key, as files."""
-
-    certificate: Path
-    key: Path
-
-    def replace(self, other):
-        """Become another pair, as a renewal would: each file swapped at once, one after the other."""
-        for own, new in ((self.certificate, other.certificate), (self.key, other.key)):
-            scratch = own.with_suffix(".new")
-            scratch.write_bytes(new.read_bytes())
-            scratch.replace(own)
-
-    @property
-    def server(self):
-        return {"tls_certificate": self.certificate, "tls_key": self.key}
-
-    @property
-    def client(self):
-        return {"certificate": self.certificate, "key": self.key}
-
-
-class Authority:
-    """Issues certificates for localhost."""
-
-    def __init__(self, folder):
-        self._folder = folder
-        self._folder.mkdir()
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority of {folder.name}")])
-        self.serials = {}
-        self.file = self._write("authority.pem", self._sign(self._name, self._key, is_authority=True))
-
-    def issue(self, name, *, days=1):
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key, days=days)
-        encoded = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        self.serials[name] = certificate.serial_number
-        written = self._write(f"{name}.pem", certificate)
-        (self._folder / f"{name}.key").write_bytes(encoded)
-        return Pair(written, self._folder / f"{name}.key")
-
-    def _sign(self, subject, key, *, days=1, is_authority=False):
-        name = subject.rfc4514_string().removeprefix("CN=").replace(" ", "-")
-        now = dt.datetime.now(dt.UTC)
-        begin = now - dt.timedelta(days=2)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(now + dt.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName(
-                    [
-                        x509.DNSName(name),
-                        x509.DNSName("localhost"),
-                        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-                    ]
-                ),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def _write(self, name, certificate):
-        path = self._folder / name
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return path
 
 
 @pytest.fixture

@@ -74,14 +74,14 @@ def web_vector(stack: Stack, photograph: Path) -> "np.ndarray[tuple[int, ...], n
     return np.frombuffer(result.features.outputs[0].tensor.data, np.float32)
 
 
-def call_securely(stack: Stack, folder: Path) -> None:
+def call_securely(stack: Stack, authority: str) -> None:
     """Call a stack with TLS and tokens: with the right ones, and without."""
     photograph = sample_photographs()[0]
-    trusted = Tls(ca=folder / "tls.crt")
+    trusted = Tls(ca=authority)
     with Client(stack.target, timeout_s=CALL_TIMEOUT_S, credentials=trusted, token=TOKEN) as client:
         vector = client.extract(photograph)
     check("gRPC through TLS, with a token", vector.any(), vector)
-    context = ssl.create_default_context(cafile=folder / "tls.crt")
+    context = ssl.create_default_context(cafile=authority)
     spoken = json_vector(stack, photograph, "https", context, TOKEN)
     check("JSON through TLS, with a token", close(spoken, vector), spoken)
     with Client(stack.target, timeout_s=CALL_TIMEOUT_S, credentials=trusted) as client:

@@ -136,11 +136,12 @@ def start_again(stack: Stack) -> None:
 
 
 def secure(stack: Stack, folder: Path) -> None:
-    stack.environment.update(make_secrets(folder))
+    made = make_secrets(folder)
+    stack.environment.update(made)
     stack.files.append("docker-compose.tls.yml")
     with step("the same with TLS and tokens"):
         stack.compose("up", "--detach", "--wait", timeout_s=UP_TIMEOUT_S)
-        call_securely(stack, folder)
+        call_securely(stack, made["TLS_CA"])
 
 
 def take_down(stack: Stack) -> None:

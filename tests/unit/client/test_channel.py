@@ -1,13 +1,12 @@
 """How the connection behaves: retries, limits, TLS."""
 
 import json
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
+from certificates import Authority
 
 from regard_client import AsyncClient, Client, MessageTooLargeError, Tls, Transport, UnavailableError
 from regard_client.channel import call_metadata
@@ -99,45 +98,27 @@ def test_an_answer_beyond_our_limit_is_told():
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    """A certificate for localhost that is its own authority, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
-    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2"
-    subprocess.run(
-        [
-            openssl,
-            *command.split(),
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    return folder
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls_and_mtls(authority, mutual):
     """With the authority, and a certificate of our own where the server wants one, calls are answered."""
-    certificate, key = authority / "cert.pem", authority / "key.pem"
-    pem = certificate.read_bytes()
+    pair, root = authority.issue("server"), authority.file.read_bytes()
     script = Script("fake", OUTPUTS, "f" * 64, 8)
     script.gate.set()
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         features_pb2_grpc.add_FeatureServiceServicer_to_server(Servicer(script), server)
         credentials = grpc.ssl_server_credentials(
-            [(key.read_bytes(), pem)], root_certificates=pem if mutual else None, require_client_auth=mutual
+            [(pair.key.read_bytes(), pair.certificate.read_bytes())],
+            root_certificates=root if mutual else None,
+            require_client_auth=mutual,
         )
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
-        own = {"certificate": certificate, "key": key} if mutual else {}
-        with Client(f"localhost:{port}", credentials=Tls(ca=certificate, **own), token="t") as client:  # noqa: S106
+        own = authority.issue("caller").client if mutual else {}
+        with Client(f"localhost:{port}", credentials=Tls(ca=authority.file, **own), token="t") as client:  # noqa: S106
             assert client.extract(b"photo").shape == (8,)
         transport = Transport(max_attempts=1)
         with (
