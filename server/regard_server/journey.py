@@ -57,11 +57,9 @@ class Journey:
             pixels = picture.read()
         except RegardError as error:
             room.give_back()
-            now = self._clock()
-            give(Result(error, Timings(decode_s=now - began, total_s=now - request.arrived)))
+            give(self._unreadable(request, error, began))
             return []
-        decoded = self._clock()
-        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+        decoded = self._decoded(request, began)
 
         def answer(outcome: Outcome) -> None:
             give(self._result(request, outcome, decoded - began))
@@ -84,10 +82,8 @@ class Journey:
         try:
             pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
         except RegardError as error:
-            now = self._clock()
-            return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
-        decoded = self._clock()
-        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
+            return self._unreadable(request, error, began)
+        decoded = self._decoded(request, began)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
         self._batcher.submit([entry])
@@ -120,6 +116,16 @@ class Journey:
             raise
         self._metrics.reused.labels(request.model.name, source).inc()
         return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
+
+    def _unreadable(self, request: Request, error: RegardError, began: float) -> Result:
+        now = self._clock()
+        return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
+
+    def _decoded(self, request: Request, began: float) -> float:
+        """Count a picture that was read; return when."""
+        now = self._clock()
+        self._metrics.decode_seconds.labels(request.model.name).observe(now - began)
+        return now
 
     def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
         timings = Timings(
