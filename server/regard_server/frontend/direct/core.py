@@ -35,7 +35,8 @@ class CoreServer:
 
     Args:
         options: channel arguments.
-        on_call: gets an event of `call_of` for every call that was asked for; called by who took the event.
+        on_call: gets the event of every call that was asked for, whose `success` says whether one came; for
+            `CoreCall`. Called by whoever took the event.
     """
 
     def __init__(self, options: Sequence[tuple[str, Any]], on_call: OnDone) -> None:

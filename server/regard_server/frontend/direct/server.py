@@ -48,7 +48,7 @@ class DirectFrontEnd:
         max_calls: int | None = None,
     ) -> None:
         self._max_calls = max_calls
-        self._open = 0  # calls that are not over, as the thread knows them
+        self._open = 0  # calls that are not over
         self._door = routes.door
         self._methods = {name: to_method(name, handler) for name, handler in routes.methods.items()}
         self._logger = logger
