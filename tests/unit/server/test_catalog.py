@@ -3,26 +3,16 @@
 import dataclasses
 
 import pytest
+from served_models import TINY
 
 from regard_models import OutputInfo, Preprocessing
-from regard_server.catalog import Catalog, ModelState, ServedModel
+from regard_server.catalog import Catalog, ModelState
 from regard_server.errors import ModelNotFoundError, UnavailableError, UnknownOutputError
 
 EMBEDDING = OutputInfo("embedding", "embedding", (64,), ("channel",), "the vector")
 LOGITS = OutputInfo("logits", "logits", (10,), ("class",), "the scores")
-MODEL = ServedModel(
-    name="tiny",
-    weights="seed 0, untrained",
-    weights_sha256="ab" * 32,
-    trained=False,
-    architecture="{}",
-    preprocessing=Preprocessing(32, 32, 32),
-    outputs={"embedding": EMBEDDING, "logits": LOGITS},
-    parameters=1000,
-    min_side=1,
-    compute_dtype="float32",
-    engine="eager",
-    device="cpu",
+MODEL = dataclasses.replace(
+    TINY, preprocessing=Preprocessing(32, 32, 32), outputs={"embedding": EMBEDDING, "logits": LOGITS}
 )
 
 

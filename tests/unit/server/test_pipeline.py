@@ -8,11 +8,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from served_models import TINY
 
-from regard_models import OutputInfo, Preprocessing
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher
-from regard_server.catalog import ServedModel
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.embeddings import EmbeddingHealth
@@ -26,20 +25,6 @@ from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
 from regard_server.work import BatchKey
 
-MODEL = ServedModel(
-    name="tiny",
-    weights="seed 0, untrained",
-    weights_sha256="ab" * 32,
-    trained=False,
-    architecture="{}",
-    preprocessing=Preprocessing(4, 4, 4),
-    outputs={"embedding": OutputInfo("embedding", "embedding", (8,), ("channel",), "")},
-    parameters=1,
-    min_side=2,
-    compute_dtype="float32",
-    engine="eager",
-    device="cpu",
-)
 KEY = BatchKey("tiny", "pixels", 4, 4, "pooled")
 LOGGER = logging.getLogger("none")
 
@@ -86,7 +71,7 @@ class Served:
         pictures = [Picture(each, 1, "pixels", 4, 4, quick=True, content=lambda: (b"",)) for each in readings]
         del readings
         now = self.clock()
-        request = Request(MODEL, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=0)
+        request = Request(TINY, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=0)
         return [isinstance(each.outcome, RegardError) for each in await self._pipeline.extract(request)]
 
 

@@ -1,14 +1,15 @@
 """The pipeline's results into regard.v1 messages."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from served_models import TINY
 
-from regard_models import OutputInfo, Preprocessing, load_bundle
+from regard_models import OutputInfo, load_bundle
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
-from regard_server.catalog import ServedModel
 from regard_server.errors import UndecodableImageError
 from regard_server.request import Request, Result, Timings
 from regard_server.servicers.replies import add_result, encoder
@@ -22,20 +23,7 @@ OUTPUTS = {
 
 def encode(values, output="embedding", outputs=OUTPUTS, **options):
     """Encode one output, and return its tensor."""
-    model = ServedModel(
-        name="tiny",
-        weights="",
-        weights_sha256="",
-        trained=False,
-        architecture="{}",
-        preprocessing=Preprocessing(),
-        outputs=outputs,
-        parameters=0,
-        min_side=1,
-        compute_dtype="float32",
-        engine="eager",
-        device="cpu",
-    )
+    model = replace(TINY, outputs=outputs)
     request = Request(model, [], (output,), arrived=0.0, deadline=1.0, priority=0)
     response = pb.ExtractResponse()
     encode = encoder(pb.ExtractRequest(**options))

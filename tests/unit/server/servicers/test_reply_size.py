@@ -1,13 +1,14 @@
 """How large a reply will be, against replies that real networks gave."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from served_models import TINY
 
 from regard_models import load_bundle
 from regard_proto.v1 import features_pb2 as pb
-from regard_server.catalog import ServedModel
 from regard_server.errors import ReplyTooLargeError
 from regard_server.request import Picture, Request, Result, Timings
 from regard_server.servicers.replies import add_result, encoder
@@ -15,20 +16,7 @@ from regard_server.servicers.reply_size import check_reply_size
 
 
 def served(bundle):
-    return ServedModel(
-        name=bundle.name,
-        weights="",
-        weights_sha256="",
-        trained=False,
-        architecture="{}",
-        preprocessing=bundle.preprocessing,
-        outputs=bundle.model.outputs,
-        parameters=1,
-        min_side=1,
-        compute_dtype="float32",
-        engine="eager",
-        device="cpu",
-    )
+    return replace(TINY, preprocessing=bundle.preprocessing, outputs=bundle.model.outputs)
 
 
 def picture(height, width):

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from served_models import TINY
 
-from regard_models import OutputInfo, Preprocessing
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
-from regard_server.catalog import Catalog, ModelState, ServedModel
+from regard_server.catalog import Catalog, ModelState
 from regard_server.errors import (
     EmptyImageError,
     FingerprintMismatchError,
@@ -27,23 +27,6 @@ from regard_server.errors import (
 from regard_server.images import ImageLimits
 from regard_server.servicers.requests import RequestLimits, to_request
 
-MODEL = ServedModel(
-    name="tiny",
-    weights="seed 0, untrained",
-    weights_sha256="ab" * 32,
-    trained=False,
-    architecture="{}",
-    preprocessing=Preprocessing(4, 4, 4),
-    outputs={
-        "embedding": OutputInfo("embedding", "embedding", (8,), ("channel",), ""),
-        "logits": OutputInfo("logits", "logits", (3,), ("class",), ""),
-    },
-    parameters=1,
-    min_side=2,
-    compute_dtype="float32",
-    engine="eager",
-    device="cpu",
-)
 LIMITS = RequestLimits(
     max_images=3,
     image=ImageLimits(max_bytes=1000, max_pixels=100),
@@ -57,7 +40,7 @@ RAW = pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes(48)))
 @pytest.fixture(scope="module")
 def catalog():
     catalog = Catalog(["tiny"])
-    catalog.add(MODEL)
+    catalog.add(TINY)
     catalog.set_states(ModelState.READY)
     return catalog
 
@@ -92,7 +75,7 @@ def filled(value):
 def test_absent_fields_have_the_meaning_that_the_proto_says(translate):
     """Without a model, outputs and a priority: the default, the embedding, interactive."""
     request = translate()
-    assert (request.model, request.outputs, request.priority) == (MODEL, ("embedding",), 0)
+    assert (request.model, request.outputs, request.priority) == (TINY, ("embedding",), 0)
     assert (request.arrived, request.deadline) == (1.0, 2.0)
     assert [picture.size_bytes for picture in request.pictures] == [48]
 
@@ -136,7 +119,7 @@ def test_what_cannot_be_honoured_is_refused(translate, fields, error, words):
 
 def test_the_right_fingerprint_is_let_in(translate):
     """A caller who expects this very model is served."""
-    assert translate(expected_fingerprint=MODEL.fingerprint).model is MODEL
+    assert translate(expected_fingerprint=TINY.fingerprint).model is TINY
 
 
 def test_what_a_caller_sent_is_quoted_in_short(translate):
