@@ -54,23 +54,24 @@ class SharedCalls:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
         caller = _Caller(query, picture, time.monotonic() + timeout_s)
-        with self._lock:
-            caller.to_lead = self._coalescer.board(caller, time.monotonic())
-        while caller.outcome is None:
-            if caller.to_lead is not None:
-                ride, caller.to_lead = caller.to_lead, None
-                self._lead(caller, ride)
-            elif not self._wait(caller):
-                raise self._core.late(timeout_s)
+        try:
+            with self._lock:
+                caller.to_lead = self._coalescer.board(caller, time.monotonic())
+            while caller.outcome is None:
+                if caller.to_lead is not None:
+                    self._lead(caller, caller.to_lead)
+                elif not self._wait(caller):
+                    break
+        except BaseException:  # Ctrl-C, for one: the others must not wait for a leader who is gone
+            self._step_down(caller)
+            raise
+        if caller.outcome is None:
+            raise self._core.late(timeout_s)
         return self._core.result(query, caller.outcome, timeout_s)
 
     def _wait(self, caller: _Caller) -> bool:
         """Wait for an outcome or a ride to lead; False if there was neither in time."""
-        try:
-            caller.wake.wait(caller.deadline_s - time.monotonic())
-        except BaseException:  # Ctrl-C, for one: the others must not wait for a leader who is gone
-            self._step_down(caller, caller.to_lead)
-            raise
+        caller.wake.wait(caller.deadline_s - time.monotonic())
         with self._lock:
             caller.wake.clear()
             late = caller.outcome is None and caller.to_lead is None and time.monotonic() >= caller.deadline_s
@@ -80,12 +81,9 @@ class SharedCalls:
 
     def _lead(self, leader: _Caller, ride: Ride[_Caller]) -> None:
         """Send a ride, hand out what comes back, and see the next one off."""
-        try:
-            outcomes = self._send(ride)
-        except BaseException:  # interrupted, and the call with it; the others go again without this one
-            self._step_down(leader, ride)
-            raise
+        outcomes = self._send(ride)
         with self._lock:
+            leader.to_lead = None
             if outcomes:
                 answered = isinstance(outcomes[0], Answered)
                 self._appoint(self._coalescer.arrive(ride, time.monotonic(), answered=answered))
@@ -108,11 +106,12 @@ class SharedCalls:
             return [Failed(cause, request.request_id)] * len(ride.riders)
         return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]
 
-    def _step_down(self, caller: _Caller, ride: Ride[_Caller] | None) -> None:
+    def _step_down(self, caller: _Caller) -> None:
+        """Leave; if there was a ride to lead, its other riders go again."""
         with self._lock:
             self._coalescer.leave(caller)
-            if ride is not None:
-                self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
+            if caller.to_lead is not None:
+                self._appoint(self._coalescer.turn_back(caller.to_lead, time.monotonic()))
 
     @staticmethod
     def _appoint(ride: Ride[_Caller] | None) -> None:

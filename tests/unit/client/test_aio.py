@@ -1,6 +1,7 @@
 """The client for asyncio, over real gRPC with the fake server."""
 
 import asyncio
+import traceback
 
 import grpc
 import numpy as np
@@ -208,7 +209,7 @@ async def test_models_and_readiness(client, server):
     assert model == await client.model()
     server.set_serving(serving=False)
     waiting = asyncio.ensure_future(client.wait_until_ready(30))
-    with pytest.raises(UnavailableError, match="NOT_SERVING"):
+    with pytest.raises(UnavailableError, match="expected SERVING"):
         await client.wait_until_ready(0.2)
     server.set_serving(serving=True)
     await waiting
@@ -243,3 +244,36 @@ async def test_a_bug_reaches_those_who_wait(client):
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             await client.extract(b"photo")
+
+
+class Odd(Exception):  # noqa: N818 - it has no better name
+    """Cannot be made from its arguments."""
+
+    def __init__(self, one, another):
+        super().__init__(one + another)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_own"),
+    [
+        (OverloadedError("no room", reason="FULL", retry_after_s=0.5, request_id="x-1"), True),
+        (ZeroDivisionError("a bug"), True),
+        (Odd("a ", "bug"), False),
+    ],
+    ids=["ours", "bug", "odd"],
+)
+async def test_riders_of_a_message_that_fails_have_errors_of_their_own(client, error, is_own):
+    """Of the same class, with the same words and advice, and each with the way to its own caller alone."""
+
+    async def broken(*_):
+        await asyncio.sleep(0)
+        raise error
+
+    client._shared._call = broken
+    caught = await asyncio.gather(*(client.extract(name) for name in images(3)), return_exceptions=True)
+    assert {type(each) for each in caught} == {type(error)}
+    assert [(str(each), vars(each)) for each in caught] == [(str(error), vars(error))] * 3
+    assert len({id(each) for each in caught}) == (3 if is_own else 1)
+    ways = [[frame.name for frame in traceback.extract_tb(each.__traceback__)] for each in caught]
+    assert all("broken" in way for way in ways)
+    assert [way.count("ask") for way in ways] == [1] * 3
