@@ -134,9 +134,11 @@ class Queue(Scheduler):
     def __init__(self, plain):
         super().__init__(plain._max_batch, plain._costs, plain._hold)
         self._signal = Signal()
+        self.longest = 0
 
     def add(self, entry, now):
         super().add(entry, now)
+        self.longest = max(self.longest, len(self))
         self._signal.notify()
 
     def discard(self, entry):
@@ -192,6 +194,12 @@ class Served:
     def begin(self, *images, timeout=PATIENCE_S, **fields):
         """Send a request and return its future."""
         return self.features.Extract.future(pb.ExtractRequest(images=images, **fields), timeout=timeout)
+
+    def expire(self, reached, *images):
+        """Send requests whose deadline passes, until one has reached a place; others may expire on their way."""
+        while not reached():
+            error = self.begin(*images, timeout=0.3).exception()
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
     def metric(self, name, **labels):
         return self.server.metrics.registry.get_sample_value(name, labels)

@@ -90,14 +90,21 @@ def test_a_bad_image_is_an_error_of_its_own(client, floats):
     [
         ({"model": "none"}, ModelNotFoundError),
         ({"output": "none"}, InvalidRequestError),
-        ({"timeout_s": 1e-6}, DeadlineExceededError),
     ],
-    ids=["model", "output", "deadline"],
+    ids=["model", "output"],
 )
 def test_the_servers_refusals_are_the_clients_errors(client, floats, options, error):
     """Every reason of the server is an exception of its own at the client."""
     with pytest.raises(error):
         client.extract(floats[0], **options)
+
+
+def test_a_deadline_that_passes_is_the_clients_error(serve, floats):
+    """Whoever of the two notices it first."""
+    served = serve()
+    served.gate.hold()
+    with Client(served.server.address) as client, pytest.raises(DeadlineExceededError):
+        client.extract(floats[0], timeout_s=0.2)
 
 
 def test_a_pinned_fingerprint_refuses_another_model(shared, serve, floats):

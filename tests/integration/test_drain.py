@@ -14,9 +14,9 @@ LONG_S = 1000.0
 """A drain that took this long would be a hang: only the last call's end may end it."""
 
 
-def drain(served, timeout_s=LONG_S):
+def drain(served, timeout_s=LONG_S, **options):
     """Begin to drain; return the future of its end."""
-    return asyncio.run_coroutine_threadsafe(served.server.drain(timeout_s), served.loop)
+    return asyncio.run_coroutine_threadsafe(served.server.drain(timeout_s, **options), served.loop)
 
 
 @pytest.fixture
@@ -60,14 +60,23 @@ def test_newcomers_are_served_until_balancers_have_heard(serve, pictures, states
     served = serve()
     health = states(served)
     assert next(health) == "SERVING"
-    draining = asyncio.run_coroutine_threadsafe(served.server.drain(LONG_S, delay_s=1.0), served.loop)
+    draining = drain(served, delay_s=LONG_S)
     assert next(health) == "NOT_SERVING"
     request = pb.ExtractRequest(request_id="late", images=pictures(1))
     (answer,) = served.features.StreamExtract(iter([request]))
     assert answer.request_id == "late"
     with served.connect() as channel:
         assert len(dataclasses.replace(served, channel=channel).extract(*pictures(2)).results) == 2
-    assert list(health) == []
+    draining.cancel()
+
+
+def test_the_delay_has_an_end(serve, states):
+    """When it is over the server drains, and its watchers are let go."""
+    served = serve()
+    health = states(served)
+    assert next(health) == "SERVING"
+    draining = drain(served, delay_s=0.1)
+    assert list(health) == ["NOT_SERVING"]
     draining.result(30)
     served.assert_empty()
 
