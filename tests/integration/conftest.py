@@ -31,7 +31,7 @@ from regard_server.request_id import current_request_id
 from regard_server.scheduler import Scheduler
 from regard_server.settings import Settings
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for an event before it gives up; no test is meant to need it."""
 
 

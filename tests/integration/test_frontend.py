@@ -14,7 +14,7 @@ from regard_server.frontend.direct.server import DirectFrontEnd
 from regard_server.frontend.public import PublicFrontEnd
 from regard_server.frontend.routes import Routes
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 BINARY = ("tag-bin", b"\x00\xff")
 
 

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from regard_proto.v1 import features_pb2 as pb
 from regard_server import device
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SERVICE = "regard.v1.FeatureService"
 NAMES = ("", SERVICE, f"{SERVICE}/resnet_tiny")
 

@@ -16,7 +16,7 @@ from regard_models.samples import sample_photographs
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 TOKEN, OTHER = "0123456789abcdef", "fedcba9876543210-other"
 ONCE = Transport(max_attempts=1)
 IMAGE = np.zeros((32, 32, 3), np.uint8)

@@ -9,7 +9,7 @@ import pytest
 
 from regard_proto.v1 import features_pb2 as pb
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class Sender:
