@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from regard_training import sources
-from regard_training.loop import Training, train
+from regard_training.loop import Training, read_progress, train, trunk_of
 from regard_training.pictures import photographs
 from regard_training.pool import PoolPlan, make_pool
 from regard_training.report import as_json, compare, table
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/training"), help="folder of everything fetched"
     )
-    parser.add_argument("--chunks", type=int, default=10, help="of the pool, each of 1500 views")
+    parser.add_argument("--chunks", type=int, default=30, help="of the pool, each of 1500 views")
     parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
     parser.add_argument("--ship", action="store_true", help="train no more; measure, and write the files")
     options = parser.parse_args()
@@ -61,8 +61,9 @@ def main() -> None:
 def _ship(training: Training, cache: Path) -> None:
     students = [Student.load(training.checkpoint(name), name, Recipe(), "cpu") for name in STUDENTS]
     found = compare(students, cache)
+    (trunk_steps,) = read_progress(trunk_of(training)).steps.values()
     for student in students:
-        print(ship(student, found[student.name]))
+        print(ship(student, found[student.name], trunk_steps=trunk_steps))
     print(table(found))
     (HERE / "figures.json").write_text(as_json(found))
 

@@ -61,6 +61,11 @@ def cut_scene(photograph: Image.Image, random: Random, *, cutouts: float = 0.4) 
     return _paste_on_white(scene, random) if random.random() < cutouts else scene
 
 
+def blend(scene: Image.Image, other: Image.Image, random: Random) -> Image.Image:
+    """Lay one scene over another, half transparent: no photograph shows it, and the teacher answers for it."""
+    return Image.blend(scene, other, random.uniform(0.2, 0.5))
+
+
 def vary(scene: Image.Image, variation: Variation, random: Random, side: int) -> Image.Image:
     """Return one view of a scene, `side` pixels square."""
     turned = scene.rotate(

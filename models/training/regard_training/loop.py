@@ -1,16 +1,24 @@
-"""All students in turn, a slice of steps each, until the time is over: a stop at any moment leaves them comparable.
+"""First the trunk, then all students in turn, a slice of steps each, until the time is over.
 
-Several processes take slices beside each other. The student that has learnt least is next, so that no two are ever
-more than a slice apart; when the time is over, those behind catch up. What has been learnt lies in the folder
-`checkpoints`; the same command goes on from there, and a longer time makes it learn more.
+A stop at any moment leaves them comparable. Several processes take slices beside each other. The student that has
+learnt least is next, so that no two are ever more than a slice apart; when the time is over, those behind catch up.
+What has been learnt lies in the folder `checkpoints`; the same command goes on from there, and a longer time makes it
+learn more.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+TRUNK = "resnet_mini"
+
+
 @dataclass(frozen=True)
 class Training:
     """What to train, on what, for how long.
@@ -38,8 +49,10 @@ class Training:
         recipe: the same for all.
         students: their names.
         steps: of a slice.
-        workers: processes beside each other.
+        workers: processes beside each other; a single one is a thread of this process.
+        threads: of each, for its arithmetic.
         device: where they run.
+        trunk: the file of the network that new students begin from, if there is one.
     """
 
     checkpoints: Path
@@ -50,7 +63,9 @@ class Training:
     students: tuple[str, ...] = STUDENTS
     steps: int = 50
     workers: int = 2
+    threads: int = 1
     device: str = "cpu"
+    trunk: Path | None = None
 
     def checkpoint(self, student: str) -> Path:
         """The file of one student."""
@@ -71,7 +86,7 @@ class Progress:
 
     def share(self, minutes: float) -> float:
         """The share of the time that is over."""
-        return min(self.spent_s / (60 * minutes), 1) if minutes else 1
+        return min(self.spent_s / (60 * minutes), 1) if minutes > 0 else 1
 
     def next(self, names: Sequence[str], busy: set[str], *, over: bool) -> str | None:
         """The free student that is most behind; once the time is over, only one that is behind the others."""
@@ -88,12 +103,37 @@ class Progress:
 
 
 def train(training: Training) -> Progress:
+    """Train the trunk for its share of the time, then all students until the time is over.
+
+    Once a student has begun, the trunk is left as it is: more minutes go to the students alone.
+    """
+    first = trunk_of(training)
+    begun = any(training.checkpoint(name).exists() for name in training.students)
+    spent = read_progress(first) if begun else learn(first)
+    left = max(training.minutes - spent.spent_s / 60, training.minutes - first.minutes)
+    return learn(replace(training, minutes=left, trunk=first.checkpoint(TRUNK)))
+
+
+def trunk_of(training: Training) -> Training:
+    """Say how the trunk is trained: alone, in one process, on small images throughout."""
+    return replace(
+        training,
+        checkpoints=training.checkpoints / "trunk",
+        minutes=training.minutes * training.recipe.trunk,
+        recipe=replace(training.recipe, grow=1.1),
+        students=(TRUNK,),
+        workers=1,
+        threads=training.workers,
+    )
+
+
+def learn(training: Training) -> Progress:
     """Train until the time is over and all students have taken the same number of steps."""
     training.checkpoints.mkdir(parents=True, exist_ok=True)
     progress = read_progress(training)
     running: dict[Future[str], str] = {}
     clock = time.monotonic()
-    with ProcessPoolExecutor(training.workers, get_context("spawn")) as processes:
+    with _executor(training.workers) as workers:
         while True:
             share = progress.share(training.minutes)
             while len(running) < training.workers:
@@ -102,7 +142,7 @@ def train(training: Training) -> Progress:
                     break
                 steps = progress.due(name, training.steps, over=share >= 1)
                 progress.steps[name] += steps  # counted when given out, so that all stay level
-                running[processes.submit(learn_slice, training, name, share, steps)] = name
+                running[workers.submit(learn_slice, training, name, share, steps)] = name
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -123,10 +163,10 @@ def read_progress(training: Training) -> Progress:
 
 def learn_slice(training: Training, name: str, share: float, steps: int) -> str:
     """Train one student for a number of steps, in this process; return a line that says how it goes."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(training.threads)
     pool, mean = _opened(complete_chunks(training.pool), training.views)
     path = training.checkpoint(name)
-    student = Student.load(path, name, training.recipe, training.device)
+    student = Student.load(path, name, training.recipe, training.device, trunk=training.trunk)
     random = np.random.default_rng((student.step, 0))
     began = time.monotonic()
     told: list[tuple[float, ...]] = []
@@ -140,6 +180,10 @@ def learn_slice(training: Training, name: str, share: float, steps: int) -> str:
         f"{name:<12} step {student.step:>6}  classes {classes:.3f}  features {features:.3f}  scenes {scenes:.3f}  "
         f"{seen / (time.monotonic() - began):.0f} views/s"
     )
+
+
+def _executor(workers: int) -> Executor:
+    return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else ThreadPoolExecutor(workers)
 
 
 def _steps(path: Path) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from regard_training.answers import Ask, asking
-from regard_training.crops import TRAINING, cut_scene, vary
+from regard_training.crops import TRAINING, blend, cut_scene, vary
 from regard_training.teacher import load_teacher
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class PoolPlan:
         views: of each scene.
         side: of the stored views, in pixels.
         teacher_side: what they are enlarged to for the teacher.
+        blends: the share of scenes that are two laid over each other.
         device: where the teacher runs.
     """
 
@@ -54,6 +55,7 @@ class PoolPlan:
     views: int = 3
     side: int = 128
     teacher_side: int = 176
+    blends: float = 0.35
     device: str = "cpu"
 
 
@@ -133,13 +135,19 @@ def _photograph(path: Path) -> Image.Image:
         return file.convert("RGB")
 
 
+def _scene(photographs: Sequence[Path], random: Random) -> Image.Image:
+    return cut_scene(_photograph(random.choice(photographs)), random)
+
+
 def _make_chunk(job: tuple[PoolPlan, int, tuple[Path, ...]]) -> int:
     """Make one chunk under another name and rename it, so that half a chunk is never taken for one."""
     plan, number, photographs = job
     random = Random(number)
     views: list[NDArray[Any]] = []
     for _ in range(plan.scenes):
-        scene = cut_scene(_photograph(random.choice(photographs)), random)
+        scene = _scene(photographs, random)
+        if random.random() < plan.blends:
+            scene = blend(scene, _scene(photographs, random), random)
         views += [np.asarray(vary(scene, TRAINING, random, plan.side)) for _ in range(plan.views)]
     images = np.stack(views)
     features, logits = _teacher(plan.teacher_side, plan.device)(images)

@@ -39,8 +39,8 @@ def rounded(student: Student) -> ResNet:
     return network
 
 
-def ship(student: Student, figures: Figures, folder: Path = SHIPPED) -> Path:
-    """Write one student's file and return its path."""
+def ship(student: Student, figures: Figures, folder: Path = SHIPPED, *, trunk_steps: int = 0) -> Path:
+    """Write one student's file and return its path; `trunk_steps` were taken before it began."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{student.name}.safetensors"
     side = student.recipe.side
@@ -51,21 +51,22 @@ def ship(student: Student, figures: Figures, folder: Path = SHIPPED) -> Path:
         source="models/training of this repository",
         trained=True,
         half=True,
-        details=details(student.recipe, student.step, figures),
+        details=details(student.recipe, student.step, figures, trunk_steps),
     )
     path.chmod(0o644)  # as any file of a package; they are written for their owner alone
     return path
 
 
-def details(recipe: Recipe, steps: int, figures: Figures) -> dict[str, str]:
+def details(recipe: Recipe, steps: int, figures: Figures, trunk_steps: int = 0) -> dict[str, str]:
     """Return what stands in a file's metadata beside what loading it needs."""
-    views = steps * recipe.scenes * 2
+    views = (steps + trunk_steps) * recipe.scenes * 2
+    taken = {"trunk_steps": trunk_steps, "steps": steps, "views": views}
     return {
         "summary": (
             f"distilled, recall@1 {figures.recall_at_1:.2f}, categories {figures.category_accuracy:.2f}"
         ),
         "teacher": sources.TEACHER,
-        "recipe": json.dumps({**dataclasses.asdict(recipe), "steps": steps, "views": views}),
+        "recipe": json.dumps({**dataclasses.asdict(recipe), **taken}),
         "data": json.dumps({each.package: each.licence for each in sources.TRAINING}),
         "figures": json.dumps(dataclasses.asdict(figures)),
         "licence": LICENCE,

@@ -1,7 +1,9 @@
 """One student in training: its network, the average of its weights, its optimiser, and the file that it lives in.
 
 The recipe is one for all: AdamW, a warm-up by steps, then half a cosine over the time that there is; an exponential
-average of the weights is what is evaluated and shipped.
+average of the weights is what is evaluated and shipped. All begin from one trunk, the plain network trained alone for
+a share of the time: attention behind a stage is no more than an identity there, so nothing of the trunk is lost to it;
+where it replaces a convolution, that one begins anew.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from regard_training.losses import Terms, distillation
 from regard_training.teacher import FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +37,7 @@ class Recipe:
     """How students are trained.
 
     Attributes:
+        trunk: the share of the time in which the plain network learns alone, that the others then begin from.
         side: of the images at the end, which is also the network's own input size.
         small_side: of the images until `grow` of the time is over: cheaper, and what is learnt carries over.
         grow: when the images become larger, as a share of the time.
@@ -45,11 +48,12 @@ class Recipe:
         average: the largest weight of the old average at a step.
     """
 
+    trunk: float = 0.4
     side: int = 128
     small_side: int = 96
     grow: float = 0.85
     scenes: int = 32
-    rate: float = 2e-3
+    rate: float = 4e-3
     decay: float = 0.05
     warm_up: int = 50
     average: float = 0.995
@@ -120,15 +124,31 @@ class Student:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, name: str, recipe: Recipe, device: str) -> Student:
-        """Go on where the file at `path` stopped, or begin if there is none."""
+    def load(
+        cls, path: Path, name: str, recipe: Recipe, device: str, *, trunk: Path | None = None
+    ) -> Student:
+        """Go on where the file at `path` stopped; if there is none, begin, from the file of a trunk if there is one."""
         student = cls(name, recipe, device)
         if path.exists():
             parts = torch.load(path, map_location=device, weights_only=True)
             for part in _PARTS:
                 getattr(student, part).load_state_dict(parts[part])
             student.step = parts["step"]
+        elif trunk and trunk.exists():
+            student.begin_from(torch.load(trunk, map_location=device, weights_only=True))
         return student
+
+    def begin_from(self, trunk: Mapping[str, Any]) -> None:
+        """Take from a trunk's file every averaged tensor that has a place here, of the same name and shape."""
+        here = self.network.state_dict()
+        taken = {
+            key: value
+            for key, value in trunk["averaged"].items()
+            if key in here and here[key].shape == value.shape
+        }
+        for network in (self.network, self.averaged):
+            network.load_state_dict(taken, strict=False)
+        self.mapping.load_state_dict(trunk["mapping"])
 
 
 _PARTS = ("network", "averaged", "mapping", "optimiser")

@@ -10,7 +10,7 @@ from regard_models import load_bundle
 from regard_models.bundle import read_tensors
 from regard_models.samples import sample_photographs
 from regard_training.evaluate import Figures
-from regard_training.loop import Progress, Training, learn_slice, read_progress, train
+from regard_training.loop import Progress, Training, learn, learn_slice, read_progress, train, trunk_of
 from regard_training.losses import distillation
 from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
 from regard_training.shipping import rounded, ship
@@ -61,13 +61,47 @@ def test_every_student_learns(pool, tmp_path, name):
 def test_a_run_keeps_students_level_and_goes_on(pool, tmp_path):
     """All end after the same number of steps; more minutes go on from there, the same minutes do nothing."""
     plan = training(pool, tmp_path)
-    first = train(plan)
+    first = learn(plan)
     assert len(set(first.steps.values())) == 1
     assert read_progress(plan).steps == first.steps
-    assert train(plan).steps == first.steps
-    longer = train(training(pool, tmp_path, minutes=first.spent_s / 60 + 1e-4))
+    assert learn(plan).steps == first.steps
+    longer = learn(training(pool, tmp_path, minutes=first.spent_s / 60 + 1e-4, workers=2))
     assert min(longer.steps.values()) > max(first.steps.values())
     assert longer.spent_s > first.spent_s
+
+
+def test_the_trunk_learns_first_and_is_then_left_alone(pool, tmp_path):
+    """Students begin from its file, which more minutes do not change."""
+    plan = training(pool, tmp_path)
+    first = train(plan)
+    trunk = plan.checkpoints / "trunk" / "resnet_mini.pt"
+    before = trunk.read_bytes()
+    spent_s = first.spent_s + read_progress(trunk_of(plan)).spent_s
+    longer = train(training(pool, tmp_path, minutes=spent_s / 60 + 1e-3))
+    assert min(longer.steps.values()) > max(first.steps.values())
+    assert trunk.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_nothing_of_the_trunk_is_lost_where_attention_stands_behind_a_stage(tmp_path, name):
+    """Such a student begins with the trunk's own embedding; the others keep every tensor that has a place."""
+    trunk = Student("resnet_mini", RECIPE, "cpu")
+    with torch.no_grad():
+        for parameter in trunk.averaged.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    trunk.save(tmp_path / "trunk.pt")
+    student = Student.load(tmp_path / "none.pt", name, RECIPE, "cpu", trunk=tmp_path / "trunk.pt")
+    ours, theirs = student.averaged.state_dict(), trunk.averaged.state_dict()
+    shared = {key for key, value in theirs.items() if key in ours and ours[key].shape == value.shape}
+    assert {"conv1.weight", "layer1.0.bn2.running_mean", "fc.weight"} <= shared
+    assert all(torch.equal(ours[key], theirs[key]) for key in shared)
+    assert all(torch.equal(value, student.network.state_dict()[key]) for key, value in ours.items())
+    if name in {"resnet_mini", "ea_mini", "da_mini"}:
+        assert shared == theirs.keys()
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(
+            student.averaged.extract(x, ("embedding",)), trunk.averaged.extract(x, ("embedding",))
+        )
 
 
 def test_the_student_most_behind_is_next():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from regard_models.samples import sample_photographs
 from regard_training import sources
-from regard_training.crops import QUERY, SCENE_SIDE, cut_scene, vary
+from regard_training.crops import QUERY, SCENE_SIDE, blend, cut_scene, vary
 from regard_training.pictures import on_white, webp_pictures
 from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
 
@@ -36,6 +36,17 @@ def test_a_cutout_stands_on_white(photograph, seed):
     scene = np.asarray(cut_scene(photograph, Random(seed), cutouts=1.0))
     assert scene.shape == (SCENE_SIDE, SCENE_SIDE, 3)
     assert 0.02 < (scene == 255).all(2).mean() < 0.98
+
+
+def test_a_blend_shows_both(photograph):
+    """Every pixel of a blend lies between those of its scenes, and it is neither of them."""
+    random = Random(3)
+    scenes = [cut_scene(photograph, random) for _ in range(2)]
+    first, second, both = (np.asarray(each).astype(int) for each in (*scenes, blend(*scenes, random)))
+    assert (both >= np.minimum(first, second) - 1).all()
+    assert (both <= np.maximum(first, second) + 1).all()
+    assert not np.array_equal(both, first)
+    assert not np.array_equal(both, second)
 
 
 def test_a_cutout_with_alpha_is_centred_on_a_white_square(tmp_path):
