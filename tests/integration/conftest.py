@@ -198,7 +198,7 @@ class Served:
     def expire(self, reached, *images):
         """Send requests whose deadline passes, until one has reached a place; others may expire on their way."""
         while not reached():
-            error = self.begin(*images, timeout=0.3).exception()
+            error = self.begin(*images, timeout=1.0).exception()
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
     def metric(self, name, **labels):
