@@ -404,6 +404,17 @@ def test_stopping_waits_for_calls_and_then_cuts_them_off(served):
     assert failure(served.unary("Echo"), b"").code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_server_that_stops_is_done_with_every_call(start):
+    """Those that have just come, those that run and those that are given up all end, and so does it."""
+    for _ in range(5):
+        served = start()
+        names = ("Echo", "Wait", "Bug", "Nothing") * 10
+        futures = [served.unary(name).future(bytes(1000), timeout=PATIENCE_S) for name in names]
+        staying = [future for number, future in enumerate(futures) if number % 3 or not future.cancel()]
+        served.await_(served.server.stop(0.0))
+        assert all(future.exception() or future.result() == bytes(1000) for future in staying)
+
+
 def test_a_server_that_was_never_started_can_be_stopped(loop, frontend):
     """Whoever fails to bind has nothing to clean up."""
 
