@@ -166,7 +166,7 @@ def test_a_photograph_finds_itself_among_the_samples(visitor):
 
 def test_attention_lies_over_the_picture_where_it_has_places(visit):
     """A model with maps over places hands one out; one that attends over channels says so, and its maps are refused."""
-    _, visitor = visit(models=("mhsa_mini", "sk_mini"))
+    _, visitor = visit(models=("mhsa_mini", "sk_mini"), max_batch=1)
     mhsa, sk = visitor.live()["models"]
     assert [each["name"] for each in mhsa["maps"]][-1] == "layer4.0.attention_received"
     assert (sk["maps"], "not over places" in sk["no_map"]) == ([], True)
