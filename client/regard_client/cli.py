@@ -8,7 +8,8 @@ called for, so that `regard models` does not wait for torch.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from types import MappingProxyType
@@ -73,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(entry: EntryPoint, arguments: Sequence[str]) -> int:
     try:
-        return _load(entry)(arguments)
+        with _complete(entry.name):
+            command: Command = entry.load()
+            return command(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
     except UnavailableError as error:
@@ -93,18 +96,19 @@ def _commands() -> Mapping[str, EntryPoint]:
     return {**{entry.name: entry for entry in entry_points(group=GROUP)}, **_OWN}
 
 
-def _load(entry: EntryPoint) -> Command:
+@contextmanager
+def _complete(name: str) -> Iterator[None]:
+    """Say what to install where a subcommand lacks a module, be it at once or when it comes to need it."""
     try:
-        command: Command = entry.load()
+        yield
     except ModuleNotFoundError as error:
-        extra = _KNOWN[entry.name].extra if entry.name in _KNOWN else ""
+        extra = _KNOWN[name].extra if name in _KNOWN else ""
         # A module of regard's own that is missing is a bug, not an extra.
         if not extra or (error.name or "regard").startswith("regard"):
             raise
         raise _MissingExtraError(
-            f"`regard {entry.name}` needs the extra {extra!r}: pip install 'regard[{extra}]' ({error})"
+            f"`regard {name}` needs the extra {extra!r}: pip install 'regard[{extra}]' ({error})"
         ) from error
-    return command
 
 
 def _help(commands: Mapping[str, EntryPoint]) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ def serve(argv: Sequence[str]) -> int:
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     flags.add_argument("--check", action="store_true")
     chosen, rest = flags.parse_known_args(list(argv))
+    if not chosen.check:
+        _heed_sigterm()
     try:
         settings = load_settings(rest)
     except InvalidSettingsError as error:
@@ -45,6 +48,19 @@ def serve(argv: Sequence[str]) -> int:
     from regard_server.log import configure_logging  # noqa: PLC0415 - beside its companion
 
     return asyncio.run(run(settings, configure_logging(settings.log_level, settings.log_format)))
+
+
+def _heed_sigterm() -> None:
+    """End the process with status 0 if it is told to stop before it has begun; `lifecycle.run` takes over from here.
+
+    The first process of a container never hears a SIGTERM that it has no handler for: told to stop while it imports
+    torch, it would begin to serve all the same, and be killed in the midst of it.
+    """
+
+    def leave(*_: object) -> None:
+        os._exit(0)  # out of the midst of an import
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def profile(argv: Sequence[str]) -> int:

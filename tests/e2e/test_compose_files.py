@@ -51,6 +51,14 @@ def test_nobody_is_killed_while_it_drains():
     assert seconds(SERVICES["envoy"]["stop_grace_period"]) > goodbye_s
 
 
+def test_envoy_has_patience_while_workers_start_anew():
+    """`docker compose up --wait` gives up on a container that is ill, and a change of settings replaces all workers."""
+    image = (TOP / "deploy" / "Dockerfile").read_text()
+    check = SERVICES["envoy"]["healthcheck"]
+    patience_s = seconds(check["interval"]) * check["retries"]
+    assert patience_s >= float(re.search(r"--start-period=(\d+)s", image)[1])
+
+
 def test_grafana_finds_its_dashboards_and_they_their_source():
     """The provisioned folder is the mounted one, and every panel asks the provisioned Prometheus."""
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/regard.yml").read_text())["providers"]

@@ -26,8 +26,8 @@ PLAIN = ("--engine", "eager", "--dtype", "float32", "--threads", "1", "--log-lev
 class Server(Process):
     """A running `regard serve`."""
 
-    def __init__(self, *options):
-        super().__init__([REGARD, "serve", *LOCAL, *PLAIN, *options])
+    def __init__(self, *options, **environment):
+        super().__init__([REGARD, "serve", *LOCAL, *PLAIN, *options], **environment)
 
     def ready(self):
         """Wait for the announcement; return it with the two addresses: (text, address, metrics address)."""
@@ -41,8 +41,8 @@ def start():
     """Start processes; what still runs at the end is killed."""
     started = []
 
-    def start(*options):
-        started.append(Server(*options))
+    def start(*options, **environment):
+        started.append(Server(*options, **environment))
         return started[-1]
 
     yield start
@@ -131,6 +131,16 @@ def test_a_signal_while_loading_stops_it_too(start):
     process.until("listening on")
     process.send(signal.SIGTERM)
     assert process.end() == 0
+
+
+def test_a_signal_before_it_has_begun_stops_it_too(start, tmp_path):
+    """What is told to stop while it imports torch ends at once; a container's first process would not hear it."""
+    (tmp_path / "torch.py").write_text("import time; print('importing', flush=True); time.sleep(3600)")
+    process = start(PYTHONPATH=str(tmp_path))
+    process.until("importing")
+    process.send(signal.SIGTERM)
+    assert process.end() == 0
+    assert "listening" not in process.output
 
 
 def test_a_port_in_use_is_one_clear_line():

@@ -135,6 +135,18 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
     assert "pip install 'regard[server]'" in capsys.readouterr().err
 
 
+def test_an_extra_that_is_missed_later_is_named_too(monkeypatch, capsys):
+    """A command that imports what it needs when it needs it says the same."""
+
+    def convert(_argv):
+        import torch_that_is_not_there  # noqa: F401, PLC0415 - as the command does
+
+    monkeypatch.setattr(cli, "convert_of_test", convert, raising=False)
+    install(monkeypatch, "convert", "regard_client.cli:convert_of_test")
+    assert cli.main(["convert"]) == 2
+    assert "pip install 'regard[models]'" in capsys.readouterr().err
+
+
 def test_a_missing_module_of_our_own_is_a_bug(monkeypatch):
     """A module of regard's that is missing is no matter of extras, and is not hidden."""
     install(monkeypatch, "serve", "regard_client.not_there:main")
