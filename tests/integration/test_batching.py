@@ -92,7 +92,7 @@ def test_different_wishes_ride_together(served, busy, pictures):
 
 def test_an_expired_caller_is_answered_and_never_run(served, busy, pictures):
     """A deadline that passes in the queue is DEADLINE_EXCEEDED for its caller, and no dead work for the device."""
-    served.expire(lambda: served.queue.longest == 3, *pictures(3))
+    served.expire(lambda: served.queue.longest >= 3, *pictures(3))
     served.journal.until("Extract ", 1)
     served.queue.until(0)
     served.gate.open()
