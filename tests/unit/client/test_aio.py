@@ -64,11 +64,11 @@ async def test_files_are_read_off_the_loop(client, server, tmp_path):
 
 
 async def test_calls_of_one_moment_ride_together(client, server):
-    """Tasks that ask before the loop turns again share a message, and each gets its own vector."""
+    """Tasks that ask before the loop turns again share two messages, and each gets its own vector."""
     vectors = await asyncio.gather(*(client.extract(name) for name in images(20)))
     for name, vector in zip(images(20), vectors, strict=True):
         np.testing.assert_array_equal(vector, server.vector(name))
-    assert [len(call.images) for call in server.calls] == [20]
+    assert [len(call.images) for call in server.calls] == [10, 10]
 
 
 async def test_calls_that_are_answered_together_go_on_together(client, server):
@@ -83,13 +83,16 @@ async def test_calls_that_are_answered_together_go_on_together(client, server):
 
 
 async def test_concurrent_calls_ride_together(client, server):
-    """Calls that find two messages away share the next one, and each gets its own vector."""
+    """Calls that find two messages away share the next ones, and each gets its own vector."""
     with server.hold():
         tasks = await start_apart(client.extract(name) for name in images(20))
         await arrived(server, 2)
     for name, vector in zip(images(20), await asyncio.gather(*tasks), strict=True):
         np.testing.assert_array_equal(vector, server.vector(name))
-    assert [len(call.images) for call in server.calls] == [1, 1, 18]
+    sizes = [len(call.images) for call in server.calls]
+    # In one message if the machine made the first answers slow, and else in two.
+    assert sizes[:2] == [1, 1]
+    assert sizes[2:] in ([18], [10, 8])
 
 
 async def test_a_rider_that_is_cancelled_while_it_waits_takes_no_place(client, server):

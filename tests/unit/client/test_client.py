@@ -171,7 +171,10 @@ def test_concurrent_calls_ride_together(client, server, pool):
     vectors = [future.result() for future in ask_while_held(server, client, pool, names)]
     for name, vector in zip(names, vectors, strict=True):
         np.testing.assert_array_equal(vector, server.vector(name))
-    assert [len(call.images) for call in server.calls] == [1, 1, 20]
+    sizes = [len(call.images) for call in server.calls]
+    # In one message if the machine made the first answers slow, and else in two.
+    assert sizes[:2] == [1, 1]
+    assert sizes[2:] in ([20], [11, 9])
 
 
 def test_a_bad_image_does_not_harm_its_co_riders(client, server, pool):

@@ -166,7 +166,68 @@ def test_refusals_say_nothing_of_how_long_answers_take():
     assert len(depart(coalescer, 100.0)) == 20
 
 
-@pytest.mark.parametrize("option", ["max_images", "max_bytes", "in_flight", "spacing_s"])
+def go(coalescer, riders, now_s=0.0):
+    """Let riders ask at one moment; return the rides that depart."""
+    for each in riders:
+        coalescer.join(each)
+    return list(iter(lambda: coalescer.depart(QUERIES[0], now_s), None))
+
+
+def halving_coalescer(callers, *, latency_s=0.0):
+    """Return a coalescer whose callers share two messages, both of which are away, and those."""
+    coalescer = Coalescer(Coalescing(min_share=2, spacing_s=1.0))
+    for _ in range(50):
+        coalescer.arrive(coalescer.board(rider(deadline_s=1e9), 0.0), latency_s)
+    return coalescer, go(coalescer, [rider(deadline_s=1e9) for _ in range(callers)])
+
+
+def sizes(rides):
+    return [len(ride.riders) for ride in rides]
+
+
+@pytest.mark.parametrize(
+    ("callers", "expected"), [(1, [1]), (2, [2]), (3, [2, 1]), (8, [4, 4]), (9, [5, 4]), (99, [32, 32])]
+)
+def test_callers_of_one_moment_share_two_messages(callers, expected):
+    """Half of the callers go ahead, so that client and server work at once; too few for that go together."""
+    assert sizes(halving_coalescer(callers)[1]) == expected
+
+
+def test_the_halves_stay_halves():
+    """Callers who were answered together go on in a message of their own, beside the other half's."""
+    coalescer, (first, second) = halving_coalescer(8)
+    for landing in (first, second, first):
+        coalescer.land(landing, 0.0)
+        (again,) = go(coalescer, landing.riders)
+        assert again.riders == landing.riders
+        first, second = second, again
+
+
+def test_halves_that_are_answered_together_are_halves_again():
+    """Who asks again before the others do leaves them their half of a message, not smaller and smaller ones."""
+    coalescer, rides = halving_coalescer(8)
+    for ride in rides:
+        coalescer.land(ride, 0.0)
+    assert [sizes(go(coalescer, ride.riders)) for ride in rides] == [[4], [4]]
+
+
+def test_callers_who_are_gone_are_forgotten():
+    """Messages become smaller again when there are fewer callers."""
+    coalescer, rides = halving_coalescer(40)
+    few = rides[0].riders[:6]
+    for _ in range(40):
+        for ride in rides:
+            coalescer.land(ride, 0.0)
+        rides = go(coalescer, few)
+    assert sizes(rides) == [3, 3]
+
+
+def test_callers_of_slow_answers_go_all_together():
+    """Where a message's way is long beside what it costs, nothing is gained by two, and batches are large."""
+    assert sizes(halving_coalescer(20, latency_s=4.0)[1]) == [20]
+
+
+@pytest.mark.parametrize("option", ["max_images", "max_bytes", "min_share", "in_flight", "spacing_s"])
 def test_limits_are_positive(option):
     """A limit of zero would send nothing, and is refused by name."""
     with pytest.raises(ValueError, match=option):
