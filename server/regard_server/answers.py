@@ -1,7 +1,7 @@
 """One request's results, and the room that its pictures were promised at the device. Used from the event loop."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from regard_server.batcher import Batcher
 from regard_server.request import Result
@@ -16,11 +16,11 @@ class Answers:
         loop: the running loop.
     """
 
-    __slots__ = ("_error", "_kept", "_missing", "_over", "_results")
+    __slots__ = ("_count", "_error", "_kept", "_missing", "_over", "_results")
 
     def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
         self._over: asyncio.Future[None] = loop.create_future()
-        self._missing = self._kept = count
+        self._count = self._missing = self._kept = count
         self._results: dict[int, Result] = {}
         self._error: BaseException | None = None
 
@@ -38,6 +38,22 @@ class Answers:
             self.give(index, result)
         else:
             self.fail(error)
+
+    def expire(self, late: Callable[[], Result]) -> None:
+        """End the waiting, as time is over: what is missing is late; where that is all, the request is."""
+        if self._over.done():
+            return
+        if self._kept == self._missing:
+            self.fail(TimeoutError())
+            return
+        for index in set(range(self._count)) - self._results.keys():
+            self._results[index] = late()
+        self._over.set_result(None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture has come to its own end."""
+        return not self._missing
 
     def fail(self, error: BaseException) -> None:
         """End the waiting with an error."""

@@ -23,11 +23,12 @@ from regard_server.errors import (
 )
 from regard_server.journey import Journey
 from regard_server.metrics import Metrics
-from regard_server.request import Request, Result
+from regard_server.request import Request, Result, Timings
 from regard_server.reuse import Reuse
 from regard_server.waiting import Entry
 from regard_server.work import BatchKey
 
+_TOO_LATE = "the deadline passed after {:.3f} s"
 _MAPS = frozenset({"feature_map", "attention"})
 # Errors that are never one picture's alone, and the outcome that all its pictures are counted as.
 _WHOLE_REQUEST: dict[type[RegardError], str] = {
@@ -89,7 +90,7 @@ class Pipeline:
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived
-            raise DeadlineExpiredError(f"the deadline passed after {waited:.3f} s") from error
+            raise DeadlineExpiredError(_TOO_LATE.format(waited)) from error
         except asyncio.CancelledError:
             self._count(request, "cancelled")
             raise
@@ -128,7 +129,7 @@ class Pipeline:
         """
         loop = asyncio.get_running_loop()
         answers = Answers(len(rooms), loop)
-        expiry = loop.call_at(request.deadline, answers.fail, TimeoutError())
+        expiry = loop.call_at(request.deadline, answers.expire, partial(self._late, request))
         entries: list[Entry] = []
         entering: list[Room] = []
         tasks: list[asyncio.Task[None]] = []
@@ -144,18 +145,21 @@ class Pipeline:
             if entries:
                 self._enter(entries, entering)
             return await answers.all()
-        except BaseException:
-            for entry in entries:
-                self._batcher.discard(entry)  # whoever leaves early must not be computed for
-            for task in tasks:
-                task.cancel()
-            if tasks:  # nothing of the request is to be left when its caller hears of its end
-                await asyncio.wait(tasks)
-            raise
         finally:
             expiry.cancel()
+            if not answers.complete:
+                for entry in entries:
+                    self._batcher.discard(entry)  # whoever leaves early must not be computed for
+                for task in tasks:
+                    task.cancel()
+                if tasks:  # nothing of the request is to be left when its caller hears of its end
+                    await asyncio.wait(tasks)
             for room in rooms:
                 room.give_back()
+
+    def _late(self, request: Request) -> Result:
+        waited = self._clock() - request.arrived
+        return Result(DeadlineExpiredError(_TOO_LATE.format(waited)), Timings(total_s=waited))
 
     def _enter(self, entries: Sequence[Entry], rooms: Sequence[Room]) -> None:
         """Let entries take their rooms; those of pictures that could not be read were given back already."""

@@ -30,7 +30,7 @@ from regard_server.servicers.replies import (
     to_model,
     to_unloaded_model,
 )
-from regard_server.servicers.requests import RequestLimits, to_request
+from regard_server.servicers.requests import RequestLimits, answer_by, to_request
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
 
@@ -154,7 +154,7 @@ class FeatureServicer(FeatureServiceServicer):
             self._catalog,
             self._limits,
             arrived=arrived,
-            deadline=arrived + timeout_s,
+            deadline=answer_by(arrived, timeout_s),
             patient=patient,
             client=client,
         )

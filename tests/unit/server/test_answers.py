@@ -43,6 +43,34 @@ async def test_an_error_ends_the_waiting_and_results_that_follow_are_dropped():
         await answers.all()
 
 
+async def test_what_is_there_when_time_is_over_is_not_lost_with_what_is_missing():
+    """Of a request that was met in part, that part is answered, and the rest is late."""
+    answers = Answers(3, asyncio.get_running_loop())
+    answers.give(1, result(1))
+    answers.expire(lambda: result("late"))
+    assert not answers.complete
+    assert [each.outcome["embedding"] for each in await answers.all()] == ["late", 1, "late"]
+
+
+@pytest.mark.parametrize("lost", [(), (1,)])
+async def test_where_nothing_is_there_when_time_is_over_the_request_is_late(lost):
+    """Nobody is served a reply without a single answer."""
+    answers = Answers(2, asyncio.get_running_loop())
+    for index in lost:
+        answers.lose(index, result("lost"), TimeoutError())
+    answers.expire(lambda: result("late"))
+    with pytest.raises(TimeoutError):
+        await answers.all()
+
+
+async def test_time_that_is_over_after_the_last_answer_changes_nothing():
+    """The first end counts."""
+    answers = Answers(1, asyncio.get_running_loop())
+    answers.give(0, result(0))
+    answers.expire(lambda: result("late"))
+    assert [each.outcome["embedding"] for each in await answers.all()] == [0]
+
+
 async def test_an_error_keeps_nothing_alive_once_it_was_handled():
     """What a failed request held goes at once, not when the cyclic garbage collector comes by."""
 

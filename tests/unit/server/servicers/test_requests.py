@@ -25,7 +25,7 @@ from regard_server.errors import (
     UnknownOutputError,
 )
 from regard_server.images import ImageLimits
-from regard_server.servicers.requests import RequestLimits, to_request
+from regard_server.servicers.requests import RequestLimits, answer_by, to_request
 
 LIMITS = RequestLimits(
     max_images=3,
@@ -70,6 +70,14 @@ def zeros(*shape, dtype=pb.DATA_TYPE_FLOAT32, data=None):
 
 def filled(value):
     return pb.Image(tensor=tensors.from_array(np.full((3, 5, 6), value, np.float32)))
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 0.001, 0.25, 10.0, 3600.0])
+def test_an_answer_leaves_before_its_caller_gives_up(timeout_s):
+    """Some of the caller's time is the answer's way, a small share of it and never much."""
+    spared_s = 100.0 + timeout_s - answer_by(100.0, timeout_s)
+    assert 0 < spared_s < 0.1 or not timeout_s
+    assert spared_s <= 0.02 * timeout_s + 1e-9
 
 
 def test_absent_fields_have_the_meaning_that_the_proto_says(translate):
