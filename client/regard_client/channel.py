@@ -30,9 +30,11 @@ class Transport:
         max_attempts: how often a call that was UNAVAILABLE is tried in all, within its deadline.
         initial_backoff_s: the pause before the second attempt, at random up to this; it doubles from there.
         max_backoff_s: the longest such pause. A server's `grpc-retry-pushback-ms` replaces it.
+        sent_per_accepted: single images that are sent for every one that the server accepts; where it refuses more than
+            that leaves, the others are refused here, as `OverloadedError`. Infinity to send all.
 
     Raises:
-        ValueError: the pauses are shorter than 10 ms.
+        ValueError: the pauses are shorter than 10 ms, or fewer are to be sent than accepted.
     """
 
     max_send_bytes: int = 64 * MiB
@@ -42,6 +44,7 @@ class Transport:
     max_attempts: int = 4
     initial_backoff_s: float = 0.05
     max_backoff_s: float = 1.0
+    sent_per_accepted: float = 2.0
 
     def __post_init__(self) -> None:
         # gRPC (1.72 and later) loses a call, deadline and all, whose pause comes out as 0 ms:
@@ -50,6 +53,10 @@ class Transport:
             raise ValueError(
                 f"backoff of {self.initial_backoff_s} to {self.max_backoff_s} s is too short; "
                 f"expected {_MIN_BACKOFF_S} s at least"
+            )
+        if not self.sent_per_accepted >= 1:
+            raise ValueError(
+                f"{self.sent_per_accepted} calls sent for each that is accepted would come to none; expected 1 at least"
             )
 
     def options(self, target: str) -> ChannelOptions:

@@ -86,7 +86,9 @@ class Client:
             l2_normalize=l2_normalize,
             attention_reduction=attention_reduction,
         )
-        self._core = Core(target, query, expected_fingerprint, priority)
+        self._core = Core(
+            target, query, expected_fingerprint, priority, sent_per_accepted=transport.sent_per_accepted
+        )
         self._timeout_s = timeout_s
         self._metadata = call_metadata(token, target, credentials, plaintext_token=plaintext_token)
         self._closed = threading.Event()

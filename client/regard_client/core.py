@@ -5,7 +5,9 @@ read_image ─→ Rider ─→ Coalescer ─→ Ride ─→ request  ═══ g
 """
 
 import itertools
+import math
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -19,6 +21,7 @@ from regard_client.errors import (
     FingerprintMismatchError,
     InternalServerError,
     MessageTooLargeError,
+    OverloadedError,
     RegardError,
 )
 from regard_client.images import Picture
@@ -26,6 +29,7 @@ from regard_client.query import Priority, Query
 from regard_client.readiness import Readiness
 from regard_client.results import Result, read_result
 from regard_client.statuses import error_of_call
+from regard_client.throttle import Throttle
 from regard_proto.v1 import features_pb2 as pb
 
 Outputs: TypeAlias = str | Sequence[str]
@@ -77,11 +81,19 @@ class Core:
         query: what is asked unless a call says otherwise.
         expected_fingerprint: the only version that may answer; "pin" for the one that answers first.
         priority: of all calls; None for "interactive" where one image is asked for and "bulk" for many.
+        sent_per_accepted: see `Throttle`.
     """
 
     def __init__(
-        self, target: str, query: Query, expected_fingerprint: str | None, priority: Priority | None
+        self,
+        target: str,
+        query: Query,
+        expected_fingerprint: str | None,
+        priority: Priority | None,
+        *,
+        sent_per_accepted: float = math.inf,
     ) -> None:
+        self._throttle = Throttle(sent_per_accepted)
         self._is_closed = False
         self._target = target
         self._pins: bool = expected_fingerprint == "pin"
@@ -146,6 +158,14 @@ class Core:
                 request_id=response.request_id,
             )
 
+    def admit(self, query: Query, timeout_s: float) -> None:
+        """Let one image's caller go on.
+
+        Raises:
+            OverloadedError: the server has been refusing most of such calls, and this one is not sent.
+        """
+        self._throttle.check(query, timeout_s, time.monotonic())
+
     def result(self, query: Query, outcome: Outcome, timeout_s: float) -> Result:
         """Return one image's result out of what became of its message.
 
@@ -157,7 +177,10 @@ class Core:
             error = self.translate(outcome.cause, outcome.request_id)
             if isinstance(error, DeadlineExceededError) and not error.reason:
                 error = self.late(timeout_s)  # gRPC's own, which does not say how long it was
+            if isinstance(error, OverloadedError):
+                self._throttle.refused(query, timeout_s, time.monotonic(), error.retry_after_s)
             raise error from outcome.cause
+        self._throttle.accepted(query, timeout_s, time.monotonic())
         self.check(query, outcome)
         return read_result(outcome.response, outcome.index)
 

@@ -57,6 +57,7 @@ class SharedCalls:
         Raises:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
+        self._core.admit(query, timeout_s)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome | None] = loop.create_future()
         caller = _Caller(query, picture, time.monotonic() + timeout_s, answer)

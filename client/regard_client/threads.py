@@ -53,6 +53,7 @@ class SharedCalls:
         Raises:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
+        self._core.admit(query, timeout_s)
         caller = _Caller(query, picture, time.monotonic() + timeout_s)
         try:
             with self._lock:

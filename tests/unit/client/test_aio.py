@@ -197,6 +197,16 @@ async def test_a_reply_that_cannot_be_read_is_the_servers_fault():
     await server.stop(None)
 
 
+async def test_a_server_that_refuses_nearly_all_is_not_sent_all(client, server):
+    """Refusals spare the server more of them; who is held back gets the same error."""
+    server.fail("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.5, times=200)
+    for _ in range(200):
+        with pytest.raises(OverloadedError) as caught:
+            await client.extract(b"photo")
+        assert caught.value.retry_after_s == pytest.approx(0.5)
+    assert 10 <= len(server.calls) < 200
+
+
 async def test_a_server_that_takes_fewer_images_gets_fewer():
     """A message of too many images goes again in halves; no caller notices."""
     with FakeServer(max_images=3) as server:

@@ -39,6 +39,12 @@ def test_attempts_have_an_end(server):
     assert len(server.calls) == 2
 
 
+def test_fewer_cannot_be_sent_than_are_accepted():
+    """A ratio below 1 would come to nothing being sent, and is refused by name."""
+    with pytest.raises(ValueError, match="sent"):
+        Transport(sent_per_accepted=0.9)
+
+
 @pytest.mark.parametrize("option", ["initial_backoff_s", "max_backoff_s"])
 def test_pauses_that_grpc_cannot_take_are_refused(option):
     """Pauses so short that gRPC loses the call over them are refused, with what would do."""

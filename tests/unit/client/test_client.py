@@ -1,5 +1,6 @@
 """The client for threads, over real gRPC with the fake server."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from regard_client import (
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
+    Transport,
     UnavailableError,
 )
 from regard_client.core import Answered, Core
@@ -163,6 +165,26 @@ def test_errors_of_the_call_are_told_apart(client, server):
         client.extract(b"photo")
     assert caught.value.retry_after_s == pytest.approx(0.5)
     assert isinstance(caught.value.__cause__, grpc.RpcError)
+
+
+def test_a_server_that_refuses_nearly_all_is_not_sent_all(client, server):
+    """Refusals spare the server more of them; who is held back gets the same error."""
+    server.fail("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.5, times=200)
+    for _ in range(200):
+        with pytest.raises(OverloadedError) as caught:
+            client.extract(b"photo")
+        assert caught.value.retry_after_s == pytest.approx(0.5)
+    assert 10 <= len(server.calls) < 200
+
+
+def test_every_call_is_sent_where_that_is_wished(server):
+    """Whoever wants each refusal from the server itself says so."""
+    server.fail("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, times=50)
+    with Client(server.target, transport=Transport(sent_per_accepted=math.inf)) as client:
+        for _ in range(50):
+            with pytest.raises(OverloadedError):
+                client.extract(b"photo")
+    assert len(server.calls) == 50
 
 
 def test_concurrent_calls_ride_together(client, server, pool):
