@@ -46,11 +46,17 @@ class Journey:
         return picture.quick and self._reuse is None
 
     def begin(
-        self, request: Request, picture: Picture, room: Room, give: Callable[[Result], None]
+        self,
+        request: Request,
+        picture: Picture,
+        room: Room,
+        give: Callable[[Result], None],
+        took: list[float],
     ) -> list[Entry]:
         """Begin a short journey: read the picture here and now; return its entry, or none if it cannot be read.
 
-        The entry is for the batcher, and takes the room then; `give` gets the result.
+        The entry is for the batcher, and takes the room then; `give` gets the result. How many seconds the reading
+        took is added to `took`, for the metrics to get all of a request at once.
         """
         began = self._clock()
         try:
@@ -59,10 +65,12 @@ class Journey:
             room.give_back()
             give(self._unreadable(request, error, began))
             return []
-        decoded = self._decoded(request, began)
+        decoded = self._clock()
+        decode_s = decoded - began
+        took.append(decode_s)
 
         def answer(outcome: Outcome) -> None:
-            give(self._result(request, outcome, decoded - began))
+            give(self._result(request, outcome, decode_s))
 
         return [_enter(request, pixels, room, decoded, answer)]
 
@@ -83,7 +91,8 @@ class Journey:
             pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
         except RegardError as error:
             return self._unreadable(request, error, began)
-        decoded = self._decoded(request, began)
+        decoded = self._clock()
+        self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
         self._batcher.submit([entry])
@@ -121,12 +130,6 @@ class Journey:
         now = self._clock()
         return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
 
-    def _decoded(self, request: Request, began: float) -> float:
-        """Count a picture that was read; return when."""
-        now = self._clock()
-        self._metrics.decode_seconds.labels(request.model.name).observe(now - began)
-        return now
-
     def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
         timings = Timings(
             decode_s,
@@ -146,9 +149,7 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         metrics.batch_size.labels(model).observe(first.batch_size)
         metrics.compute_seconds.labels(model).observe(first.compute_s)
         metrics.embeddings.offer(model, first.value)
-        queue_seconds = metrics.queue_seconds.labels(model)
-        for outcome in outcomes:
-            queue_seconds.observe(outcome.queue_s)
+        metrics.queue_seconds.labels(model).observe_all([outcome.queue_s for outcome in outcomes])
     for outcome in outcomes:
         # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
         owner, outcome.entry.owner = outcome.entry.owner, None

@@ -97,10 +97,7 @@ class Pipeline:
         except RegardError as error:
             self._count(request, _WHOLE_REQUEST.get(type(error), "failed"))
             raise
-        for result in results:
-            self._metrics.items.labels(request.model.name, _outcome_label(result)).inc()
-            if isinstance(result.outcome, NonFiniteOutputError):
-                self._metrics.embeddings.nonfinite(request.model.name)
+        self._count_each(request.model.name, results)
         return results
 
     def _reserve(self, request: Request) -> list[Room]:
@@ -132,17 +129,19 @@ class Pipeline:
         expiry = loop.call_at(request.deadline, answers.expire, partial(self._late, request))
         entries: list[Entry] = []
         entering: list[Room] = []
+        took: list[float] = []
         tasks: list[asyncio.Task[None]] = []
         try:
             for index, (picture, room) in enumerate(zip(request.pictures, rooms, strict=True)):
                 give = partial(_give, answers, index)
                 if self._journey.is_short(picture):
-                    entries += self._journey.begin(request, picture, room, give)
+                    entries += self._journey.begin(request, picture, room, give, took)
                     entering.append(room)
                 else:
                     way = self._journey.make(request, picture, room)
                     tasks.append(loop.create_task(_tell(way, give, answers.fail)))
             if entries:
+                self._metrics.decode_seconds.labels(request.model.name).observe_all(took)
                 self._enter(entries, entering)
             return await answers.all()
         finally:
@@ -166,6 +165,14 @@ class Pipeline:
         self._batcher.submit(entries)
         for room in rooms:
             room.taken()
+
+    def _count_each(self, model: str, results: Sequence[Result]) -> None:
+        errors = [result.outcome for result in results if isinstance(result.outcome, RegardError)]
+        self._metrics.items.labels(model, "ok").inc(len(results) - len(errors))
+        for error in errors:
+            self._metrics.items.labels(model, _outcome_label(error)).inc()
+            if isinstance(error, NonFiniteOutputError):
+                self._metrics.embeddings.nonfinite(model)
 
     def _count(self, request: Request, outcome: str) -> None:
         self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
@@ -196,9 +203,8 @@ def _cost_class(request: Request) -> Literal["pooled", "maps"]:
     return "maps" if any(outputs[name].kind in _MAPS for name in request.outputs) else "pooled"
 
 
-def _outcome_label(result: Result) -> str:
-    if isinstance(result.outcome, dict):
-        return "ok"
-    if isinstance(result.outcome, InvalidImageError):
+def _outcome_label(error: RegardError) -> str:
+    """Return what became of a picture that has no features."""
+    if isinstance(error, InvalidImageError):
         return "invalid"
-    return _WHOLE_REQUEST.get(type(result.outcome), "failed")
+    return _WHOLE_REQUEST.get(type(error), "failed")

@@ -20,6 +20,8 @@ class Nothing:
 
     def observe(self, value: float) -> None: ...
 
+    def observe_all(self, values: list[float]) -> None: ...
+
 
 def without_metrics() -> None:
     """Have the same calls made, and nothing done in them."""

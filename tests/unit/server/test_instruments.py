@@ -29,6 +29,18 @@ def test_a_histogram_is_exposed_as_prometheus_client_does(observations):
     assert exposed(ours) == exposed(theirs)
 
 
+@given(st.lists(st.integers(0, 80).map(lambda eighths: eighths / 8)))
+def test_many_observations_at_once_are_those_one_by_one(observations):
+    """Buckets and sum are the same; eighths, whose sum is exact in any order."""
+    registries = CollectorRegistry(), CollectorRegistry()
+    one, other = (HistogramFamily("seconds", "About.", ["model"], BOUNDS, each) for each in registries)
+    for value in observations:
+        one.labels("model").observe(value)
+    other.labels("model").observe_all(observations)
+    if observations:
+        assert exposed(registries[0]) == exposed(registries[1])
+
+
 @given(st.lists(st.tuples(models, st.integers(0, 9))))
 def test_a_counter_is_exposed_as_prometheus_client_does(additions):
     """The same additions give the same text."""
