@@ -1,7 +1,7 @@
 """Train the small models by distillation, from photographs to files, in one command that can be stopped at any time.
 
     python models/training/distill.py --device auto --minutes 60      # fetch, make the pool, train; go on if stopped
-    python models/training/distill.py --minutes 60 --ship             # measure what was learnt and write the files
+    python models/training/distill.py --minutes 60 --ship             # measure, and write files and table
 
 Everything fetched and learnt lies in the cache folder; a larger number of minutes goes on from there.
 """
@@ -15,7 +15,7 @@ from regard_training import sources
 from regard_training.loop import Training, read_progress, train, trunk_of
 from regard_training.pictures import photographs
 from regard_training.pool import PoolPlan, make_pool
-from regard_training.report import as_json, compare, table
+from regard_training.report import as_json, compare, fill_in, table
 from regard_training.shipping import ship
 from regard_training.student import STUDENTS, Recipe, Student
 
@@ -66,6 +66,7 @@ def _ship(training: Training, cache: Path) -> None:
         print(ship(student, found[student.name], trunk_steps=trunk_steps))
     print(table(found))
     (HERE / "figures.json").write_text(as_json(found))
+    fill_in(HERE.parent / "README.md", table(found))
 
 
 if __name__ == "__main__":

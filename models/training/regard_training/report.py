@@ -54,6 +54,24 @@ def compare(students: Sequence[Student], cache: Path) -> dict[str, Figures]:
     return found
 
 
+MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
+
+
+def fill_in(page: Path, contents: str) -> None:
+    """Replace what stands between the two marks of a Markdown page.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    before, first, rest = page.read_text().partition(MARKS[0])
+    _, second, after = rest.partition(MARKS[1])
+    if not first or not second:
+        raise ValueError(
+            f"{page} lacks the marks {MARKS[0].strip()} and {MARKS[1]}, between which figures stand"
+        )
+    page.write_text(f"{before}{first}{contents}{second}{after}")
+
+
 def table(found: Mapping[str, Figures]) -> str:
     """Return a Markdown table of what was measured."""
     lines = ["| network | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
