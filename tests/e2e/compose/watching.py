@@ -9,7 +9,7 @@ from report import check, until
 from stack import Stack
 
 # Several scrapes and looks at DNS, every 5 s each.
-NOTICE_TIMEOUT_S = 60
+NOTICE_TIMEOUT_S = 180
 
 
 def fetch(url: str) -> Any:
