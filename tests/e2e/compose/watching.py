@@ -8,7 +8,7 @@ from typing import Any
 from report import check, until
 from stack import Stack
 
-# Several scrapes and looks at DNS, every 5 s each.
+# A start on a busy machine, and several scrapes and looks at DNS, every 5 s each.
 NOTICE_TIMEOUT_S = 180
 
 
