@@ -92,7 +92,7 @@ async def test_concurrent_calls_ride_together(client, server):
     sizes = [len(call.images) for call in server.calls]
     # In one message if the machine made the first answers slow, and else in two.
     assert sizes[:2] == [1, 1]
-    assert sizes[2:] in ([18], [10, 8])
+    assert sorted(sizes[2:]) in ([18], [8, 10], [9, 9])
 
 
 async def test_a_rider_that_is_cancelled_while_it_waits_takes_no_place(client, server):

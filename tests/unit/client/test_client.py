@@ -196,7 +196,7 @@ def test_concurrent_calls_ride_together(client, server, pool):
     sizes = [len(call.images) for call in server.calls]
     # In one message if the machine made the first answers slow, and else in two.
     assert sizes[:2] == [1, 1]
-    assert sizes[2:] in ([20], [11, 9])
+    assert sorted(sizes[2:]) in ([20], [9, 11])
 
 
 def test_a_bad_image_does_not_harm_its_co_riders(client, server, pool):

@@ -104,7 +104,7 @@ async def test_a_request_that_comes_too_late_is_refused_before_its_pictures_are_
 async def test_a_picture_that_is_not_served_in_time_does_not_take_the_others_with_it():
     """When time is over, those that have their answer get it, and nobody computes for the rest."""
     served = Served()
-    assert await served.ask(UndecodableImageError, None, timeout_s=0.05) == [True, True]
+    assert await served.ask(UndecodableImageError, None, timeout_s=0.5) == [True, True]
     assert not served.batcher.waiting
 
 
@@ -112,7 +112,7 @@ async def test_a_request_of_which_nothing_is_served_in_time_is_late():
     """Its error is the request's, not each picture's."""
     served = Served()
     with pytest.raises(DeadlineExpiredError, match="passed after"):
-        await served.ask(None, None, timeout_s=0.05)
+        await served.ask(None, None, timeout_s=0.5)
     assert not served.batcher.waiting
 
 
