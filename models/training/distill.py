@@ -14,7 +14,7 @@ import torch
 from regard_training import sources
 from regard_training.loop import Training, read_progress, train, trunk_of
 from regard_training.pictures import photographs
-from regard_training.pool import PoolPlan, make_pool
+from regard_training.pool import PoolPlan, complete_chunks, make_pool
 from regard_training.report import as_json, compare, fill_in, table
 from regard_training.shipping import ship
 from regard_training.student import STUDENTS, Recipe, Student
@@ -48,7 +48,7 @@ def main() -> None:
         device=device,
     )
     if options.ship:
-        _ship(training, options.cache)
+        _ship(training, plan, options.cache)
         return
     print("==> fetching photographs", flush=True)
     pictures = [path for source in sources.TRAINING for path in photographs(source, options.cache)]
@@ -58,12 +58,14 @@ def main() -> None:
     train(training)
 
 
-def _ship(training: Training, cache: Path) -> None:
+def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:
     students = [Student.load(training.checkpoint(name), name, Recipe(), "cpu") for name in STUDENTS]
     found = compare(students, cache)
     (trunk_steps,) = read_progress(trunk_of(training)).steps.values()
+    pool = {f"pool_{name}": value for name, value in plan.recipe().items()}
+    before = {"trunk_steps": trunk_steps, "chunks": len(complete_chunks(plan.folder)), **pool}
     for student in students:
-        print(ship(student, found[student.name], trunk_steps=trunk_steps))
+        print(ship(student, found[student.name], before=before))
     print(table(found))
     (HERE / "figures.json").write_text(as_json(found))
     fill_in(HERE.parent / "README.md", table(found))

@@ -62,7 +62,7 @@ def cut_scene(photograph: Image.Image, random: Random, *, cutouts: float = 0.4) 
 
 
 def blend(scene: Image.Image, other: Image.Image, random: Random) -> Image.Image:
-    """Lay one scene over another, half transparent: no photograph shows it, and the teacher answers for it."""
+    """Let one scene shine through another: no photograph shows it, and the teacher answers for it."""
     return Image.blend(scene, other, random.uniform(0.2, 0.5))
 
 

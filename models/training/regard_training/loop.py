@@ -110,6 +110,7 @@ def train(training: Training) -> Progress:
     first = trunk_of(training)
     begun = any(training.checkpoint(name).exists() for name in training.students)
     spent = read_progress(first) if begun else learn(first)
+    # A trunk that took longer than its share, by its last slice, takes nothing from the students.
     left = max(training.minutes - spent.spent_s / 60, training.minutes - first.minutes)
     return learn(replace(training, minutes=left, trunk=first.checkpoint(TRUNK)))
 
@@ -167,7 +168,7 @@ def learn_slice(training: Training, name: str, share: float, steps: int) -> str:
     pool, mean = _opened(complete_chunks(training.pool), training.views)
     path = training.checkpoint(name)
     student = Student.load(path, name, training.recipe, training.device, trunk=training.trunk)
-    random = np.random.default_rng((student.step, 0))
+    random = np.random.default_rng((student.step, training.trunk is not None))
     began = time.monotonic()
     told: list[tuple[float, ...]] = []
     for _ in range(steps):
@@ -183,6 +184,7 @@ def learn_slice(training: Training, name: str, share: float, steps: int) -> str:
 
 
 def _executor(workers: int) -> Executor:
+    """One worker needs no process of its own, which would take seconds to import torch."""
     return ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else ThreadPoolExecutor(workers)
 
 

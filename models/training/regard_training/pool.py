@@ -12,6 +12,7 @@ A chunk holds, in the order scene × view:
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class PoolPlan:
     blends: float = 0.35
     device: str = "cpu"
 
+    def recipe(self) -> dict[str, float]:
+        """Return what decides what a chunk holds."""
+        return {name: getattr(self, name) for name in ("scenes", "views", "side", "teacher_side", "blends")}
+
 
 def make_pool(plan: PoolPlan, chunks: int, photographs: Sequence[Path], *, workers: int) -> list[Path]:
     """Make the chunks that are missing; return the folders of all.
@@ -67,7 +72,11 @@ def make_pool(plan: PoolPlan, chunks: int, photographs: Sequence[Path], *, worke
         chunks: how many there shall be.
         photographs: what scenes are cut from.
         workers: processes beside each other; 0 makes them in this one.
+
+    Raises:
+        ValueError: the folder holds chunks that were made otherwise.
     """
+    _keep(plan)
     folders = [plan.folder / f"{number:03}" for number in range(chunks)]
     missing = [number for number, folder in enumerate(folders) if not folder.exists()]
     jobs = [(plan, number, tuple(photographs)) for number in missing]
@@ -79,6 +88,21 @@ def make_pool(plan: PoolPlan, chunks: int, photographs: Sequence[Path], *, worke
         for job in jobs:
             _make_chunk(job)
     return folders
+
+
+def _keep(plan: PoolPlan) -> None:
+    """Write beside the chunks how they are made, or compare it with how those that are there were made."""
+    path = plan.folder / "plan.json"
+    wanted = plan.recipe()
+    if path.exists() or (plan.folder.exists() and complete_chunks(plan.folder)):
+        found = json.loads(path.read_text()) if path.exists() else None
+        if found != wanted:
+            raise ValueError(
+                f"{plan.folder} holds chunks of {found}, not of {wanted}; remove it, or name another"
+            )
+        return
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted))
 
 
 def complete_chunks(folder: Path) -> tuple[Path, ...]:

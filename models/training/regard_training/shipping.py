@@ -16,6 +16,7 @@ from regard_training import sources
 from regard_training.student import Recipe, Student
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from regard_models.backbones import ResNet
@@ -39,8 +40,10 @@ def rounded(student: Student) -> ResNet:
     return network
 
 
-def ship(student: Student, figures: Figures, folder: Path = SHIPPED, *, trunk_steps: int = 0) -> Path:
-    """Write one student's file and return its path; `trunk_steps` were taken before it began."""
+def ship(
+    student: Student, figures: Figures, folder: Path = SHIPPED, *, before: Mapping[str, float] | None = None
+) -> Path:
+    """Write one student's file and return its path; `before` is what else its recipe was, trunk and pool."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{student.name}.safetensors"
     side = student.recipe.side
@@ -51,22 +54,21 @@ def ship(student: Student, figures: Figures, folder: Path = SHIPPED, *, trunk_st
         source="models/training of this repository",
         trained=True,
         half=True,
-        details=details(student.recipe, student.step, figures, trunk_steps),
+        details=details(student.recipe, student.step, figures, before or {}),
     )
     path.chmod(0o644)  # as any file of a package; they are written for their owner alone
     return path
 
 
-def details(recipe: Recipe, steps: int, figures: Figures, trunk_steps: int = 0) -> dict[str, str]:
+def details(recipe: Recipe, steps: int, figures: Figures, before: Mapping[str, float]) -> dict[str, str]:
     """Return what stands in a file's metadata beside what loading it needs."""
-    views = (steps + trunk_steps) * recipe.scenes * 2
-    taken = {"trunk_steps": trunk_steps, "steps": steps, "views": views}
+    taken = {**dataclasses.asdict(recipe), **before, "steps": steps}
     return {
         "summary": (
             f"distilled, recall@1 {figures.recall_at_1:.2f}, categories {figures.category_accuracy:.2f}"
         ),
         "teacher": sources.TEACHER,
-        "recipe": json.dumps({**dataclasses.asdict(recipe), **taken}),
+        "recipe": json.dumps(taken),
         "data": json.dumps({each.package: each.licence for each in sources.TRAINING}),
         "figures": json.dumps(dataclasses.asdict(figures)),
         "licence": LICENCE,

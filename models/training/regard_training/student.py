@@ -127,14 +127,18 @@ class Student:
     def load(
         cls, path: Path, name: str, recipe: Recipe, device: str, *, trunk: Path | None = None
     ) -> Student:
-        """Go on where the file at `path` stopped; if there is none, begin, from the file of a trunk if there is one."""
+        """Go on where the file at `path` stopped; if there is none, begin, from a trunk's file if one is named.
+
+        Raises:
+            FileNotFoundError: a trunk is named, and is not there.
+        """
         student = cls(name, recipe, device)
         if path.exists():
             parts = torch.load(path, map_location=device, weights_only=True)
             for part in _PARTS:
                 getattr(student, part).load_state_dict(parts[part])
             student.step = parts["step"]
-        elif trunk and trunk.exists():
+        elif trunk:
             student.begin_from(torch.load(trunk, map_location=device, weights_only=True))
         return student
 

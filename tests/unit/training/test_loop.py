@@ -104,6 +104,12 @@ def test_nothing_of_the_trunk_is_lost_where_attention_stands_behind_a_stage(tmp_
         )
 
 
+def test_a_trunk_that_is_missing_is_an_error(tmp_path):
+    """No student begins from nothing where it was to begin from a trunk."""
+    with pytest.raises(FileNotFoundError, match=r"trunk\.pt"):
+        Student.load(tmp_path / "none.pt", "ea_mini", RECIPE, "cpu", trunk=tmp_path / "trunk.pt")
+
+
 def test_the_student_most_behind_is_next():
     """Who learnt least goes first; who is busy waits; once the time is over only those behind go on."""
     progress = Progress(0.0, {"a": 4, "b": 2, "c": 2})

@@ -1,5 +1,6 @@
 """Pictures, crops and the pool: what training sees."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -97,3 +98,15 @@ def test_a_pool_is_made_once_and_gives_two_views_of_a_scene(tmp_path):
         places = chunk.index(first.tobytes()), chunk.index(second.tobytes())
         assert places[0] != places[1]
         assert places[0] // 2 == places[1] // 2
+
+
+def test_chunks_made_otherwise_are_not_mixed_in(tmp_path):
+    """A folder keeps to the plan it was begun with, and says so where another is wanted or its own not known."""
+    plan = PoolPlan(tmp_path / "pool", scenes=2, views=2, side=32, teacher_side=64)
+    make_pool(plan, 1, sample_photographs(), workers=0)
+    make_pool(plan, 1, sample_photographs(), workers=0)
+    with pytest.raises(ValueError, match=r"holds chunks of .*0\.35.*, not of .*0\.5"):
+        make_pool(replace(plan, blends=0.5), 1, sample_photographs(), workers=0)
+    (plan.folder / "plan.json").unlink()
+    with pytest.raises(ValueError, match="holds chunks of None"):
+        make_pool(plan, 1, sample_photographs(), workers=0)
