@@ -5,7 +5,6 @@ read_image ─→ Rider ─→ Coalescer ─→ Ride ─→ request  ═══ g
 """
 
 import itertools
-import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -91,9 +90,9 @@ class Core:
         expected_fingerprint: str | None,
         priority: Priority | None,
         *,
-        sent_per_accepted: float = math.inf,
+        sent_per_accepted: float,
     ) -> None:
-        self._throttle = Throttle(sent_per_accepted)
+        self._throttle = Throttle(sent_per_accepted, target)
         self._is_closed = False
         self._target = target
         self._pins: bool = expected_fingerprint == "pin"
@@ -180,9 +179,13 @@ class Core:
             if isinstance(error, OverloadedError):
                 self._throttle.refused(query, timeout_s, time.monotonic(), error.retry_after_s)
             raise error from outcome.cause
-        self._throttle.accepted(query, timeout_s, time.monotonic())
         self.check(query, outcome)
-        return read_result(outcome.response, outcome.index)
+        result = read_result(outcome.response, outcome.index)
+        if isinstance(result.error, OverloadedError):
+            self._throttle.refused(query, timeout_s, time.monotonic(), result.error.retry_after_s)
+        else:
+            self._throttle.accepted(query, timeout_s, time.monotonic())
+        return result
 
     def translate(self, cause: grpc.RpcError, request_id: str = "") -> RegardError:
         """Return the error that a failed call means."""

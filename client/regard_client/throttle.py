@@ -6,11 +6,12 @@ So of calls of a kind, no more are sent than `ratio` times those that were accep
 
     chance of being refused here  =  (asked - ratio * accepted - few) / (asked + 1)
 
-At a ratio of 2 nothing is held back before half of the calls are refused. A server that has room again is noticed at
-once: more is always sent than it accepted, and nothing is held back when it refuses no more. This is adaptive
-throttling as in Site Reliability Engineering, chapter 21: https://sre.google/sre-book/handling-overload/ . The counts
-fade with a half-life instead of ending with a window, and a call is counted when its fate is known, since answers may
-take seconds and refusals do not.
+At a ratio of 2 nothing is held back while no more than half of the calls are refused. A message of many that is refused
+among many that were accepted changes nothing: a kind begins with what was accepted of all kinds in the last second. A
+server that has room again is noticed within a second: more is always sent than it accepted, and nothing is held back
+when it has refused nothing for so long. This is adaptive throttling as in Site Reliability Engineering, chapter 21:
+https://sre.google/sre-book/handling-overload/ . The counts fade with a half-life instead of ending with a window, and
+a call is counted when its fate is known, since answers may take seconds and refusals do not.
 """
 
 import math
@@ -28,7 +29,12 @@ _HALF_LIFE_S: Final = 5.0
 _FEW: Final = 10.0
 # A server that has refused nothing for so long has room, whatever was before: a burst is over quickly.
 _RECENT_S: Final = 1.0
-_MOST_KINDS: Final = 64
+# Before its first refusal a kind has no counts, so that whoever is never refused pays for none; what was accepted of
+# all kinds stands for it. It fades sooner than counts do, and so weighs little against an overload that lasts.
+_LATELY_S: Final = 1.0
+# How often it fades: a power for every call would be felt.
+_FADES_S: Final = 0.1
+_MOST_KINDS: Final = 256
 
 _Kind = tuple[Query, int]
 
@@ -50,13 +56,17 @@ class Throttle:
 
     Args:
         ratio: calls that are sent for every one accepted, 1 at least; infinity to hold none back.
+        target: the server's address, for messages.
         chance: returns numbers from 0 to 1.
     """
 
-    def __init__(self, ratio: float, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, ratio: float, target: str, chance: Callable[[], float] = random.random) -> None:
         self._ratio = ratio
+        self._target = target
         self._chance = chance
         self._counts: dict[_Kind, _Counts] = {}
+        self._lately = 0.0
+        self._faded_s = 0.0
 
     def check(self, query: Query, timeout_s: float, now_s: float) -> None:
         """Let a call go on.
@@ -74,13 +84,16 @@ class Throttle:
         if excess > 0 and self._chance() < excess / (counts.asked + 1.0):
             counts.asked += 1.0
             raise OverloadedError(
-                "not sent: the server has refused most calls of late", retry_after_s=counts.retry_after_s
+                f"not sent: {self._target} has refused most calls of this kind of late; wait, add replicas, or raise "
+                "Transport.sent_per_accepted",
+                retry_after_s=counts.retry_after_s,
             )
 
     def accepted(self, query: Query, timeout_s: float, now_s: float) -> None:
-        """Take note of a call that was answered, with whatever."""
+        """Take note of a call that the server had room for, whatever the answer."""
+        self._lately = self._fade(now_s) + 1.0
         counts = self._find(query, timeout_s, now_s)
-        if counts is not None:  # before the first refusal there is nothing to weigh it against
+        if counts is not None:
             counts.asked += 1.0
             counts.accepted += 1.0
 
@@ -88,12 +101,28 @@ class Throttle:
         """Take note of a call that the server had no room for."""
         counts = self._find(query, timeout_s, now_s)
         if counts is None:
-            if len(self._counts) >= _MOST_KINDS:
-                self._counts.clear()
-            counts = self._counts[_kind(query, timeout_s)] = _Counts(counted_s=now_s)
+            if not self._has_room(now_s):
+                return  # those that are counted are held back still; to forget the oldest would let kinds in turn pass
+            lately = self._fade(now_s)
+            counts = self._counts[_kind(query, timeout_s)] = _Counts(lately, lately, counted_s=now_s)
         counts.asked += 1.0
         counts.refused_s = now_s
         counts.retry_after_s = retry_after_s
+
+    def _has_room(self, now_s: float) -> bool:
+        """Forget kinds of which nothing was refused lately, if there are many; tell whether one more can be counted."""
+        if len(self._counts) >= _MOST_KINDS:
+            for kind, counts in list(self._counts.items()):  # of one moment, whatever other threads do
+                if now_s - counts.refused_s > _RECENT_S:
+                    self._counts.pop(kind, None)
+        return len(self._counts) < _MOST_KINDS
+
+    def _fade(self, now_s: float) -> float:
+        """Return how many calls of all kinds were accepted lately."""
+        if now_s - self._faded_s > _FADES_S:
+            self._lately *= 0.5 ** ((now_s - self._faded_s) / _LATELY_S)
+            self._faded_s = now_s
+        return self._lately
 
     def _find(self, query: Query, timeout_s: float, now_s: float) -> _Counts | None:
         """Return the counts of a kind as they have faded by now; None if no such call was refused lately."""

@@ -177,6 +177,15 @@ def test_a_server_that_refuses_nearly_all_is_not_sent_all(client, server):
     assert 10 <= len(server.calls) < 200
 
 
+def test_a_refused_image_counts_as_refused_though_its_message_was_answered(client, server):
+    """It is no sign of room that others in its message were served."""
+    server.fail_image(b"photo", "OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED)
+    for _ in range(200):
+        with pytest.raises(OverloadedError):
+            client.extract(b"photo")
+    assert 10 <= len(server.calls) < 200
+
+
 def test_every_call_is_sent_where_that_is_wished(server):
     """Whoever wants each refusal from the server itself says so."""
     server.fail("OVERLOADED", grpc.StatusCode.RESOURCE_EXHAUSTED, times=50)
@@ -342,7 +351,7 @@ def test_a_pinned_fingerprint_is_expected_from_then_on(server):
 
 def test_first_calls_beside_each_other_cannot_mix_versions():
     """Of two first calls that two versions answer, the second to come back is refused."""
-    core = Core("target", Query(), "pin", None)
+    core = Core("target", Query(), "pin", None, sent_per_accepted=2.0)
     query = core.query("embedding", None)
     assert not query.expected_fingerprint
     core.check(query, Answered(pb.ExtractResponse(fingerprint="one", results=[pb.ExtractResult()]), 0, 1))
@@ -353,7 +362,7 @@ def test_first_calls_beside_each_other_cannot_mix_versions():
 
 def test_a_response_of_another_length_is_refused():
     """A server that answers two images with one result has not answered."""
-    core = Core("target", Query(), None, None)
+    core = Core("target", Query(), None, None, sent_per_accepted=2.0)
     with pytest.raises(InternalServerError, match="2 images with 1 results"):
         core.check(Query(), Answered(pb.ExtractResponse(results=[pb.ExtractResult()]), 0, 2))
 
