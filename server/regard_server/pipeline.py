@@ -71,7 +71,7 @@ class Pipeline:
         """Return one result for every picture, in order.
 
         Raises:
-            DeadlineExpiredError: the deadline passed before all were answered.
+            DeadlineExpiredError: the deadline passed before any was answered.
             OverloadedError: there is no room.
             UnavailableError: the server is shutting down, or its device failed.
         """

@@ -5,8 +5,9 @@ regard.v1: image features as a service.
 
 One request carries one or more images of one model; one result comes back for each image, in
 order. A result is either features or a status of its own, so a bad image never spoils its
-neighbours. What concerns the whole request (an unknown model, an expired deadline, a full queue) is
-the status of the call; on a stream it is ExtractResponse.error, and the stream goes on.
+neighbours. What concerns the whole request (an unknown model, a full queue) is the status of the
+call; on a stream it is ExtractResponse.error, and the stream goes on. An expired deadline is that of
+the call where no image was answered by then, and otherwise of the images that were not.
 
 Statuses carry google.rpc.ErrorInfo (domain "regard", a stable reason) and, where trying again makes
 sense, google.rpc.RetryInfo.
