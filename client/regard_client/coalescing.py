@@ -43,7 +43,7 @@ class Coalescing:
     Attributes:
         max_images: images a message, at most.
         max_bytes: bytes of images a message, at most; one image alone may be larger.
-        min_share: images that a message may take whatever its share is: smaller ones cost more than they overlap.
+        min_share: images that a message may take whatever its share is: smaller ones gain little for what they cost.
         in_flight: messages with the same parameters that are on their way at once, while answers are quick.
         spacing_s: how much of an answer's latency allows one message more; infinity for never.
 
@@ -53,8 +53,9 @@ class Coalescing:
 
     max_images: int = 32
     max_bytes: int = 8 * _MiB
-    # Measured where nothing is computed, with messages of any size and of half the callers: 8 callers 5,100 and 5,600
-    # images/s, 16 callers 7,900 and 12,700, 32 callers 10,300 and 19,700.
+    # Measured where nothing is computed, all callers in one message and in two: 16 callers 7,900 and 12,700 images/s, 32
+    # callers 10,300 and 19,700. Two of 4 gave 5,600 beside 5,100, which is less than runs differ by, and every message
+    # costs CPU: already two of 8 took a third more an image than one of 16.
     min_share: int = 8
     in_flight: int = 2
     # Measured against a device of 20 + 4 n ms with 8 callers: 85 images/s with two messages in flight, 107 with
@@ -203,10 +204,9 @@ class Coalescer(Generic[R]):
     def _most(self, lane: _Lane[R]) -> int:
         """Return how many images the next message may take."""
         lane.callers = max(len(lane.waiting) + lane.away, lane.callers - 1)
+        # Answers that are slow are so for a network's sake, whose batches had better be large.
         if self._allowed() > self._limits.in_flight:
-            return (
-                self._max_images
-            )  # answers are slow for a network's sake, whose batches had better be large
+            return self._max_images
         share = -(-lane.callers // self._limits.in_flight)
         return min(self._max_images, max(self._limits.min_share, share))
 
