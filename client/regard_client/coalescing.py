@@ -53,9 +53,9 @@ class Coalescing:
 
     max_images: int = 32
     max_bytes: int = 8 * _MiB
-    # Measured where nothing is computed, all callers in one message and in two: 16 callers 7,900 and 12,700 images/s, 32
-    # callers 10,300 and 19,700. Two of 4 gave 5,600 beside 5,100, which is less than runs differ by, and every message
-    # costs CPU: already two of 8 took a third more an image than one of 16.
+    # Measured where nothing is computed, all callers in one message and in two: 16 callers 7,900 and 12,700 images/s,
+    # 32 callers 10,300 and 19,700. Two of 4 gave 5,600 beside 5,100, which is less than runs differ by, and every
+    # message costs CPU: already two of 8 took a third more an image than one of 16.
     min_share: int = 8
     in_flight: int = 2
     # Measured against a device of 20 + 4 n ms with 8 callers: 85 images/s with two messages in flight, 107 with
