@@ -87,6 +87,7 @@ class Ride(Generic[R]):
     riders: tuple[R, ...]
     departed_s: float
     aboard: set[R] = field(init=False)
+    is_over: bool = False
 
     def __post_init__(self) -> None:
         self.aboard = set(self.riders)
@@ -178,11 +179,14 @@ class Coalescer(Generic[R]):
         return None if ride.aboard else ride
 
     def _clear(self, ride: Ride[R]) -> _Lane[R]:
-        for rider in ride.aboard:
-            self._riding.pop(rider, None)
-        lane = self._lanes[ride.query]
-        lane.in_flight -= 1
-        lane.away -= len(ride.riders)
+        """Take a ride out of its lane, once: whoever was interrupted in it may come again."""
+        lane, riders = self._lanes.setdefault(ride.query, _Lane()), len(ride.riders)
+        if not ride.is_over:
+            ride.is_over = True
+            lane.in_flight -= 1
+            lane.away -= riders
+            for rider in ride.riders:
+                self._riding.pop(rider, None)
         return lane
 
     def _depart(self, query: Query, now_s: float) -> Ride[R] | None:

@@ -83,16 +83,17 @@ class SharedCalls:
     def _lead(self, leader: _Caller, ride: Ride[_Caller]) -> None:
         """Send a ride, hand out what comes back, and see the next one off."""
         outcomes = self._send(ride)
-        with self._lock:
-            leader.to_lead = None
+        with self._lock:  # in an order that leaves the rest to `_step_down`, should an interrupt cut it short
+            for rider, outcome in zip(ride.riders, outcomes, strict=False):
+                rider.outcome = outcome
+                rider.wake.set()
             if outcomes:
                 answered = isinstance(outcomes[0], Answered)
                 self._appoint(self._coalescer.arrive(ride, time.monotonic(), answered=answered))
             else:
                 self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
-            for rider, outcome in zip(ride.riders, outcomes, strict=False):
-                rider.outcome = outcome
-                rider.wake.set()
+            if leader.to_lead is ride:  # and not the next one already
+                leader.to_lead = None
 
     def _send(self, ride: Ride[_Caller]) -> list[Outcome]:
         """Return what became of every rider; nothing if all go again in smaller messages."""
@@ -108,11 +109,15 @@ class SharedCalls:
         return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]
 
     def _step_down(self, caller: _Caller) -> None:
-        """Leave; if there was a ride to lead, its other riders go again."""
+        """Leave; if there was a ride to lead, its other riders go again, but for those who have their outcome."""
         with self._lock:
             self._coalescer.leave(caller)
-            if caller.to_lead is not None:
-                self._appoint(self._coalescer.turn_back(caller.to_lead, time.monotonic()))
+            ride = caller.to_lead
+            if ride is not None:
+                ride.aboard -= {
+                    rider for rider in ride.riders if rider is caller or rider.outcome is not None
+                }
+                self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
 
     @staticmethod
     def _appoint(ride: Ride[_Caller] | None) -> None:

@@ -320,6 +320,37 @@ def test_a_rider_who_is_interrupted_as_it_is_to_lead_leaves_the_others_unharmed(
     assert [call.images for call in server.calls] == [(b"ahead",), tuple(images(3))]
 
 
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_a_leader_who_is_interrupted_as_it_hands_out_the_answers_leaves_the_lane_free(server, pool, step):
+    """The others have their answers, nobody's image goes twice, and whoever comes next is sent."""
+    with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
+        queue = Queue(client)
+        coalescer = client._shared._coalescer
+        arrive = coalescer.arrive
+
+        def interrupted(ride, now_s, *, answered):
+            if len(ride.riders) == 1:
+                return arrive(ride, now_s, answered=answered)
+            if step == "after":
+                arrive(ride, now_s, answered=answered)
+            raise KeyboardInterrupt
+
+        coalescer.arrive = interrupted
+        with server.hold():
+            ahead = pool.submit(client.extract, b"ahead")
+            server.wait_for_calls(1)
+            leader = pool.submit(client.extract, b"leader", timeout_s=60)
+            followers = [pool.submit(client.extract, name, timeout_s=30) for name in images(3)]
+            queue.wait_for(4)
+        assert ahead.result() is not None
+        assert isinstance(leader.exception(), KeyboardInterrupt)
+        for name, follower in zip(images(3), followers, strict=True):
+            np.testing.assert_array_equal(follower.result(), server.vector(name))
+        assert client.extract(b"next") is not None
+        assert [len(call.images) for call in server.calls] == [1, 4, 1]
+        assert not coalescer._lanes
+
+
 def test_a_server_that_takes_fewer_images_gets_fewer(pool):
     """A message of too many images goes again in halves; no caller notices."""
     names = images(9)
