@@ -13,7 +13,7 @@ from regard_models.initial import initial_state
 from regard_models.preprocessing import Preprocessing
 from regard_models.spec import AttentionSlot, ModelSpec, slot
 
-DEFAULT_MODEL = "resnet_mini"
+DEFAULT_MODEL = "da_mini"
 """A small one, with trained weights, so that a demo answers at once and sensibly on any machine."""
 
 
