@@ -1,5 +1,6 @@
 """Workers that come, go and die under load, and nobody who calls notices."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -60,17 +61,34 @@ def unharmed(what: str, load: Load) -> Iterator[None]:
 
 
 def spread(stack: Stack, load: Load) -> None:
-    """Compare what the replicas have done, by Prometheus, over some thousand calls."""
-    counts = 'sum by (instance) (regard_items_total{outcome="ok"})'
-    before = query(stack, counts)
+    """Compare what the replicas do in a second, by Prometheus, over some thousand calls."""
+    before = _done(stack)
     load.until(MANY)
-    seen = f"sum({counts}) - {sum(before.values())} > bool {MANY // 2}"
-    until("Prometheus has seen it", lambda: value(stack, seen), 1, NOTICE_TIMEOUT_S)
-    after = query(stack, counts)
-    done = sorted(after[instance] - before.get(instance, 0) for instance in after)
-    check(f"each did its share: {[round(each) for each in done]}", done[-1] <= MOST_UNEVEN * done[0], done)
+    after = _done(stack)
+    rates = sorted((after[name][0] - before[name][0]) / (after[name][1] - before[name][1]) for name in after)
+    check(
+        f"each did its share: {', '.join(f'{rate:.0f}' for rate in rates)} images a second",
+        rates[-1] <= MOST_UNEVEN * rates[0],
+        rates,
+    )
     fingerprints = value(stack, "count(count by (fingerprint) (regard_model_info))")
     check("all of them serve one fingerprint", fingerprints == 1, fingerprints)
+
+
+def _done(stack: Stack) -> dict[str, tuple[float, float]]:
+    """Return by replica what it has done, and when that was read: each is scraped at another moment, from now on."""
+    series = 'regard_items_total{outcome="ok"}'
+    began = time.time()
+    times = f"min by (instance) (timestamp({series}))"
+    until(
+        "Prometheus has looked at each",
+        lambda: sum(seen > began for seen in query(stack, times).values()),
+        3,
+        NOTICE_TIMEOUT_S,
+    )
+    counts = query(stack, f"sum by (instance) ({series})")
+    seen = query(stack, times)
+    return {name: (count, seen[name]) for name, count in counts.items()}
 
 
 def crash(stack: Stack, container: str) -> None:
