@@ -267,10 +267,27 @@ def test_the_call_lasts_as_long_as_its_most_patient_rider(client, server, pool):
     assert server.calls[2].timeout_s == pytest.approx(50, abs=5)
 
 
+def expect_only_the_leader_harmed(client, server, pool, when_it_waits=lambda: None):
+    """Have four ride behind a call; their leader is interrupted by what was arranged, the others are answered."""
+    queue = Queue(client)
+    with server.hold():
+        ahead = pool.submit(client.extract, b"ahead")
+        server.wait_for_calls(1)
+        # The most patient rider leads.
+        leader = pool.submit(client.extract, b"leader", timeout_s=60)
+        queue.wait_for(1)
+        when_it_waits()
+        followers = [pool.submit(client.extract, name, timeout_s=30) for name in images(3)]
+        queue.wait_for(4)
+    assert ahead.result() is not None
+    assert isinstance(leader.exception(), KeyboardInterrupt)
+    for name, follower in zip(images(3), followers, strict=True):
+        np.testing.assert_array_equal(follower.result(), server.vector(name))
+
+
 def test_an_interrupted_leader_leaves_its_co_riders_unharmed(server, pool):
     """When the thread that makes the call is interrupted, the others go again without it."""
     with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
-        queue = Queue(client)
         shared, interrupts = client._shared, threading.Event()
         send = shared._call
 
@@ -281,29 +298,15 @@ def test_an_interrupted_leader_leaves_its_co_riders_unharmed(server, pool):
             return send(request, timeout_s)
 
         shared._call = interrupted
-        with server.hold():
-            ahead = pool.submit(client.extract, b"ahead")
-            server.wait_for_calls(1)
-            # The most patient rider leads.
-            leader = pool.submit(client.extract, b"leader", timeout_s=60)
-            followers = [pool.submit(client.extract, name, timeout_s=30) for name in images(3)]
-            queue.wait_for(4)
-        assert ahead.result() is not None
-        assert isinstance(leader.exception(), KeyboardInterrupt)
-        for name, follower in zip(images(3), followers, strict=True):
-            np.testing.assert_array_equal(follower.result(), server.vector(name))
+        expect_only_the_leader_harmed(client, server, pool)
     assert server.calls[-1].images == tuple(images(3))
 
 
 def test_a_rider_who_is_interrupted_as_it_is_to_lead_leaves_the_others_unharmed(server, pool):
     """Whenever the interrupt strikes, the ride that was this one's to send is sent by another."""
     with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
-        queue = Queue(client)
-        with server.hold():
-            ahead = pool.submit(client.extract, b"ahead")
-            server.wait_for_calls(1)
-            leader = pool.submit(client.extract, b"leader", timeout_s=60)
-            queue.wait_for(1)
+
+        def strike():
             ((waiting,),) = (lane.waiting for lane in client._shared._coalescer._lanes.values())
 
             def interrupted():
@@ -311,12 +314,8 @@ def test_a_rider_who_is_interrupted_as_it_is_to_lead_leaves_the_others_unharmed(
                 raise KeyboardInterrupt
 
             waiting.wake.clear = interrupted  # what it does first when it is woken
-            followers = [pool.submit(client.extract, name, timeout_s=30) for name in images(3)]
-            queue.wait_for(4)
-        assert ahead.result() is not None
-        assert isinstance(leader.exception(), KeyboardInterrupt)
-        for name, follower in zip(images(3), followers, strict=True):
-            np.testing.assert_array_equal(follower.result(), server.vector(name))
+
+        expect_only_the_leader_harmed(client, server, pool, when_it_waits=strike)
     assert [call.images for call in server.calls] == [(b"ahead",), tuple(images(3))]
 
 
@@ -324,7 +323,6 @@ def test_a_rider_who_is_interrupted_as_it_is_to_lead_leaves_the_others_unharmed(
 def test_a_leader_who_is_interrupted_as_it_hands_out_the_answers_leaves_the_lane_free(server, pool, step):
     """The others have their answers, nobody's image goes twice, and whoever comes next is sent."""
     with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
-        queue = Queue(client)
         coalescer = client._shared._coalescer
         arrive = coalescer.arrive
 
@@ -336,16 +334,7 @@ def test_a_leader_who_is_interrupted_as_it_hands_out_the_answers_leaves_the_lane
             raise KeyboardInterrupt
 
         coalescer.arrive = interrupted
-        with server.hold():
-            ahead = pool.submit(client.extract, b"ahead")
-            server.wait_for_calls(1)
-            leader = pool.submit(client.extract, b"leader", timeout_s=60)
-            followers = [pool.submit(client.extract, name, timeout_s=30) for name in images(3)]
-            queue.wait_for(4)
-        assert ahead.result() is not None
-        assert isinstance(leader.exception(), KeyboardInterrupt)
-        for name, follower in zip(images(3), followers, strict=True):
-            np.testing.assert_array_equal(follower.result(), server.vector(name))
+        expect_only_the_leader_harmed(client, server, pool)
         assert client.extract(b"next") is not None
         assert [len(call.images) for call in server.calls] == [1, 4, 1]
         assert not coalescer._lanes
