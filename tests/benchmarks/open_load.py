@@ -1,8 +1,10 @@
 """The other load generator: calls at a given rate, whatever becomes of them, each with a deadline.
 
 Arrivals are evenly random (a Poisson process of a fixed seed), as from very many callers. Prints an empty line when
-it begins to count, and one line of JSON at the end. `in time` is what was answered before its deadline; a refusal is
-the server's word that it has no room (RESOURCE_EXHAUSTED, or its HTTP kin); late is whoever got nothing in time.
+it begins to count, and one line of JSON at the end. It counts what comes back while the load lasts, from when the first
+deadlines have passed: what a full queue still answers when nobody asks any more would make overload look better than it
+is. `in time` is what was answered before its deadline; a refusal is the server's word that it has no room
+(RESOURCE_EXHAUSTED, or its HTTP kin); late is whoever got nothing in time.
 `lag` is how late this generator itself sent: where it is not small, this process was the limit, not the server.
 """
 
@@ -21,6 +23,8 @@ from regard_client import RegardError
 
 # Calls that are away at once, at most: a server that answers nobody must not fill this process's memory.
 MOST_AWAY = 20_000
+# Beyond a deadline, until what a server learns has settled.
+_SETTLE_S = 1.0
 
 
 class OpenLoop:
@@ -30,55 +34,70 @@ class OpenLoop:
         self._call = call
         self._timeout_s = timeout_s
         self._away: set[asyncio.Task] = set()
+        self._counts = False
         self._outcomes: Counter[str] = Counter()
         self._answered_ms: list[float] = []
         self._refused_ms: list[float] = []
         self._lags_ms: list[float] = []
 
-    async def run(self, rate: float, seconds: float) -> None:
-        """Send for so long, then wait for what is away."""
+    async def run(self, rate: float, seconds: float) -> float:
+        """Send until a steady state was counted for so long; return the CPU seconds that the counted time took."""
         chance = random.Random(0)
-        began = due = time.perf_counter()
-        while (due := due + chance.expovariate(rate)) < began + seconds:
+        due = time.perf_counter()
+        count_from = due + self._timeout_s + _SETTLE_S
+        cpu_began = 0.0
+        while (due := due + chance.expovariate(rate)) < count_from + seconds:
             if (ahead := due - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
-            self._lags_ms.append(max(0.0, time.perf_counter() - due) * 1000)
+            if due >= count_from and not self._counts:
+                self._counts, cpu_began = True, time.process_time()
+                print(flush=True)
+            if self._counts:
+                self._lags_ms.append(max(0.0, time.perf_counter() - due) * 1000)
             if len(self._away) >= MOST_AWAY:
-                self._outcomes["unsent"] += 1
+                self._end("unsent")
                 continue
             task = asyncio.create_task(self._one())
             self._away.add(task)
             task.add_done_callback(self._away.discard)
-        if self._away:
-            await asyncio.wait(self._away, timeout=4 * self._timeout_s)
+        self._counts = False
+        cpu_s = time.process_time() - cpu_began
+        for task in self._away:
+            task.cancel()
+        return cpu_s
 
     async def _one(self) -> None:
         began = time.perf_counter()
         try:
             await self._call(self._timeout_s)
         except Refused:
-            self._outcomes["refused"] += 1
-            self._refused_ms.append((time.perf_counter() - began) * 1000)
+            self._end("refused", self._refused_ms, time.perf_counter() - began)
         except Late:
-            self._outcomes["late"] += 1
+            self._end("late")
         except (RuntimeError, OSError, RegardError, grpc.RpcError) as error:
-            self._outcomes[type(error).__name__] += 1
+            self._end(type(error).__name__)
         else:
             elapsed = time.perf_counter() - began
-            self._outcomes["in time" if elapsed <= self._timeout_s else "late"] += 1
-            self._answered_ms.append(elapsed * 1000)
+            self._end("in time" if elapsed <= self._timeout_s else "late", self._answered_ms, elapsed)
+
+    def _end(self, outcome: str, took_ms: list[float] | None = None, elapsed_s: float = 0.0) -> None:
+        """Count a call, if it is time to count."""
+        if self._counts:
+            self._outcomes[outcome] += 1
+            if took_ms is not None:
+                took_ms.append(elapsed_s * 1000)
 
     def figures(self, seconds: float) -> dict:
-        sent = sum(self._outcomes.values())
+        ended = sum(self._outcomes.values())
         known = ("in time", "refused", "late")
         failed = sum(count for name, count in self._outcomes.items() if name not in known)
         return {
-            "sent": sent,
+            "ended": ended,
             "goodput": self._outcomes["in time"] / seconds,
-            "in_time": self._outcomes["in time"] / sent,
-            "refused": self._outcomes["refused"] / sent,
-            "late": self._outcomes["late"] / sent,
-            "failed": failed / sent,
+            "in_time": self._outcomes["in time"] / ended,
+            "refused": self._outcomes["refused"] / ended,
+            "late": self._outcomes["late"] / ended,
+            "failed": failed / ended,
             "p50_ms": _percentile(self._answered_ms, 50),
             "p99_ms": _percentile(self._answered_ms, 99),
             "refusal_p50_ms": _percentile(self._refused_ms, 50),
@@ -103,16 +122,10 @@ async def main() -> None:
     arguments = parser.parse_args()
     seconds, rate = arguments.seconds, arguments.rate
     async with WAYS[arguments.way](arguments.target, CASES[arguments.case].image()) as call:
-        await OpenLoop(call, arguments.timeout).run(
-            rate, min(2.0, seconds / 2)
-        )  # to the state that it stays in
-        print(flush=True)
         loop = OpenLoop(call, arguments.timeout)
-        cpu_began = time.process_time()
-        await loop.run(rate, seconds)
-        cpu_ms = (time.process_time() - cpu_began) * 1000
+        cpu_s = await loop.run(rate, seconds)
         figures = loop.figures(seconds)
-        print(json.dumps({**figures, "client_cpu_ms": cpu_ms / figures["sent"]}))
+        print(json.dumps({**figures, "client_cpu_ms": cpu_s * 1000 / figures["ended"]}))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def load(server: Running, case: str, way: str, rate: float, seconds: float) -> d
         figures = json.loads(process.stdout.readline())
         spent_s = server.cpu_s() - before_s
     memory = {"rss_before_mib": rss_mib, "rss_after_mib": server.rss_mib()}
-    return figures | memory | {"server_cpu_ms": spent_s * 1000 / figures["sent"]}
+    return figures | memory | {"server_cpu_ms": spent_s * 1000 / figures["ended"]}
 
 
 def once(host: Host, case: str, loads: list[float], model: Path, seconds: float) -> Iterator[tuple]:
