@@ -2,8 +2,9 @@
 
 One device with the costs of ResNet-18 at 64x64 on two cores (performance table of the eager engine), with noise;
 arrivals at 0.5 to 5 times its capacity, evenly random or in bursts, or recorded: `--arrivals FILE` takes one time
-in seconds a line; and callers in a closed loop. Every request has the same deadline, after which its caller
-leaves. Goodput is what was answered in time. The simulated clock is exact, so figures depend on the seed alone.
+in seconds a line; some beside a neighbour who slows the device now and then; and callers in a closed loop. Every
+request has the same deadline, after which its caller leaves. Goodput is what was answered in time. The simulated clock
+is exact, so figures depend on the seed alone.
 """
 
 import argparse
@@ -22,6 +23,8 @@ CAPACITY = MOST / COSTS[MOST]
 WINDOW_S = 0.004
 TIMEOUT_S = 0.250
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
+# What is sent to a device that others slow down now and then, too.
+BESIDE = ("even 0.8x", "even 2.0x", "even 5.0x")
 
 
 def cost(size: int, noise: random.Random) -> float:
@@ -55,8 +58,9 @@ def bursts(rate: float, seconds: float, chance: random.Random) -> Iterator[float
 class Simulation:
     """One policy, one device, one sequence of events."""
 
-    def __init__(self, policy, seed: int) -> None:
+    def __init__(self, policy, seed: int, pace: Callable[[float], float] = lambda _: 1.0) -> None:
         self._policy = policy
+        self._pace = pace
         self._noise = random.Random(seed)
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
@@ -110,7 +114,7 @@ class Simulation:
             return
         self._running = items
         self.sizes.append(len(items))
-        self.at(now + cost(len(items), self._noise), self._finish)
+        self.at(now + self._pace(now) * cost(len(items), self._noise), self._finish)
 
     def _finish(self, now: float) -> None:
         items, self._running = self._running, None
@@ -137,9 +141,14 @@ class Simulation:
         }
 
 
-def open_loop(policy, times: list[float], seconds: float) -> dict:
+def neighbour(now: float) -> float:
+    """Return how much longer batches take beside somebody who is busy for two seconds of four."""
+    return 1.5 if now % 4 >= 2 else 1.0
+
+
+def open_loop(policy, times: list[float], seconds: float, pace: Callable[[float], float]) -> dict:
     """Send at given times, whatever happens."""
-    simulation = Simulation(policy(MOST, WINDOW_S, COSTS), seed=1)
+    simulation = Simulation(policy(MOST, WINDOW_S, COSTS), seed=1, pace=pace)
     for when in times:
         simulation.at(when, simulation.send)
     simulation.run(seconds)
@@ -177,9 +186,11 @@ def main() -> None:
             sequences[f"even {load}x"] = list(even(load * CAPACITY, seconds, random.Random(0)))
         for load in (0.8, 2.0):
             sequences[f"bursts {load}x"] = list(bursts(load * CAPACITY, seconds, random.Random(0)))
-    for name, times in sequences.items():
+    loads = [(name, times, lambda _: 1.0) for name, times in sequences.items()]
+    loads += [(f"{name}, neighbour", sequences[name], neighbour) for name in BESIDE if name in sequences]
+    for name, times, pace in loads:
         print(name)
-        found = [{"policy": policy.name, **open_loop(policy, times, seconds)} for policy in POLICIES]
+        found = [{"policy": policy.name, **open_loop(policy, times, seconds, pace)} for policy in POLICIES]
         report.print_table(found)
         rows += [{"arrivals": name, **row} for row in found]
     for callers in (1, 2, 8, 32, 64):
