@@ -32,6 +32,7 @@ from regard_server.device_gauges import DeviceGauges
 from regard_server.embeddings import EmbeddingHealth
 from regard_server.engine import Bounds, Engine, EngineOptions, read_device
 from regard_server.errors import UnavailableError
+from regard_server.foresight import Foresight
 from regard_server.frontend.choose import FrontEnd, make_front_end
 from regard_server.frontend.routes import Handler, Routes
 from regard_server.health import SERVICE, Health
@@ -52,7 +53,7 @@ from regard_server.security.tokens import Tokens
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
 from regard_server.servicers.parsing import bounded_parser
-from regard_server.servicers.requests import RequestLimits
+from regard_server.servicers.requests import RequestLimits, answer_by
 from regard_server.settings import Settings, is_local
 from regard_server.sources import resolve_sources
 
@@ -221,6 +222,17 @@ class Server:
         if tokens is not None:
             probes = {name for name in routes.methods if name.startswith(f"/{health}/")}
             routes.door = TokenDoor(tokens, border.refuse, probes)
+        if len(self.catalog.states) == 1:
+            routes.foresight = Foresight(
+                f"/{SERVICE}/Extract",
+                batcher=self._batcher,
+                refuse=border.refuse_unread,
+                metrics=self.metrics,
+                model=self.catalog.default,
+                answer_by=answer_by,
+                default_timeout_s=settings.default_timeout_s,
+                clock=self._loop.time,
+            )
         return cast("Routes", routes)
 
     def _credentials(self) -> grpc.ServerCredentials | None:

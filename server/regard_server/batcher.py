@@ -80,10 +80,18 @@ class Batcher:
         with self._changed:
             late_s = self._scheduler.reserve(key, count, ready=ready, deadline=deadline, now=self._clock())
         if late_s:
-            raise OverloadedError(
-                f"the answer would come {late_s:.3f} s after the deadline. Try again, or add replicas",
-                retry_after_s=late_s,
-            )
+            raise _overloaded(late_s)
+
+    def foresee(self, deadline: float) -> None:
+        """Let somebody come in whose entries are not known yet.
+
+        Raises:
+            OverloadedError: whatever he brings would finish past his deadline; says when it is worth trying again.
+        """
+        with self._changed:
+            late_s = self._scheduler.foresee(deadline, self._clock())
+        if late_s:
+            raise _overloaded(late_s)
 
     def release(self, key: Hashable, count: int) -> None:
         """Take a promise back: so many entries will not be submitted."""
@@ -173,6 +181,13 @@ class Batcher:
             Outcome(entry, value, batch.dispatched - entry.arrived, finished - batch.dispatched, size)
             for entry, value in zip(batch.entries, values, strict=True)
         ]
+
+
+def _overloaded(late_s: float) -> OverloadedError:
+    return OverloadedError(
+        f"the answer would come {late_s:.3f} s after the deadline. Try again, or add replicas",
+        retry_after_s=late_s,
+    )
 
 
 def _late(entry: Entry, now: float) -> Outcome:

@@ -6,7 +6,7 @@ gRPC ─→ name the request ─→ servicer ─→ RegardError into status ─�
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import grpc
@@ -14,13 +14,12 @@ from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from regard_server.errors import MalformedRequestError, RegardError
-from regard_server.frontend.routes import Handler
+from regard_server.frontend.routes import Handler, Metadata, Refusal
 from regard_server.metrics import Metrics
-from regard_server.request_id import METADATA_KEY, begin_request
+from regard_server.request_id import METADATA_KEY, begin_request, name_of
 from regard_server.servicers.status import to_trailers
 
 Context = ServicerContext[Any, Any]
-Metadata = Sequence[tuple[str, str | bytes]]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
@@ -67,6 +66,14 @@ class CallInterceptor:
         refusal: Handler = make(self._guard(method.rpartition("/")[2], raise_it))
         return refusal
 
+    def refuse_unread(self, method: str, metadata: Metadata, error: RegardError) -> Refusal:
+        """Return what a call is sent that ends with an error before its message is received."""
+        began = time.perf_counter()
+        request_id = name_of(metadata)
+        trailers = ((METADATA_KEY, request_id), *to_trailers(error, request_id))
+        self._record(method.rpartition("/")[2], error.code, time.perf_counter() - began)
+        return Refusal(error.code, error.message, trailers)
+
     def _guard(
         self, method: str, behaviour: Behaviour, parse: Callable[[bytes], Any] | None = None
     ) -> Behaviour:
@@ -94,17 +101,19 @@ class CallInterceptor:
                 details = f"internal error; the server's log says why (request {request_id})"
                 self._logger.exception("a bug in %s", method)
             finally:
-                elapsed = time.perf_counter() - began
-                self._metrics.requests.labels(method, code.name).inc()
-                self._metrics.request_seconds.labels(method).observe(elapsed)
-                level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-                self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed * 1000)
+                self._record(method, code, time.perf_counter() - began)
             # gRPC keeps what `abort` raises, and with it this frame and whatever it was raised in the course of:
             # megabytes of a request would stay until the cyclic garbage collector came by.
             del request
             return await context.abort(code, details, tuple(trailers))
 
         return guarded
+
+    def _record(self, method: str, code: grpc.StatusCode, elapsed_s: float) -> None:
+        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.request_seconds.labels(method).observe(elapsed_s)
+        level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
+        self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed_s * 1000)
 
 
 def _read(parse: Callable[[bytes], Any], data: bytes) -> Any:

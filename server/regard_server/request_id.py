@@ -19,9 +19,14 @@ def current_request_id() -> str:
 
 def begin_request(metadata: Iterable[tuple[str, str | bytes]], own: str = "") -> str:
     """Name the call that begins in this task: as its caller does in `x-request-id` or in the message, or anew."""
+    name = name_of(metadata, own)
+    _current.set(name)
+    return name
+
+
+def name_of(metadata: Iterable[tuple[str, str | bytes]], own: str = "") -> str:
+    """Return the name of a call; see `begin_request`."""
     sent = next((value for key, value in metadata if key == METADATA_KEY), own)
     accepted = isinstance(sent, str) and _ACCEPTED.fullmatch(sent)
     # Unique is enough, nobody has to be kept from guessing it: no system call for every request.
-    name = str(sent) if accepted else f"{random.getrandbits(128):032x}"
-    _current.set(name)
-    return name
+    return str(sent) if accepted else f"{random.getrandbits(128):032x}"

@@ -33,6 +33,8 @@ _PATIENCE_EARNED = 0.25
 _MOST_PATIENCE = 2.0
 # Admission keeps this share of a batch's cost free, so that what was admitted need not be cut short at the edge.
 _MARGIN = 0.75
+# Of more kinds than so many nothing is foreseen: it is asked for every call.
+_MOST_FORESEEN = 8
 # One batch in so many is the least urgent class's, where more than one class waits.
 FAIR_SHARE = 10
 
@@ -98,16 +100,20 @@ class Scheduler:
             deadline: theirs.
             now: the time.
         """
-        free = self._free_at(now)
-        ahead_s = self._backlog.seconds_with(key, count)
-        own_s = self._costs.seconds(key, min(self._backlog.count(key) + count, self._max_batch(key)))
-        finish = max(free + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
+        late_s = self._late(key, count, ready=ready, deadline=deadline, now=now)
         # Alone in the server one may always try: an estimate that has become too high mends itself only so.
-        if finish > deadline and (self._running or self._backlog):
-            return finish - deadline
+        if late_s > 0 and (self._running or self._backlog):
+            return late_s
         self._reserved[key] = self._reserved.get(key, 0) + count
         self._backlog.change(key, count)
         return 0.0
+
+    def foresee(self, deadline: float, now: float) -> float:
+        """Return how late one more entry would be at least, of whichever kind that others wait in; 0 if in time."""
+        kinds = self._backlog.kinds()
+        if not kinds or len(kinds) > _MOST_FORESEEN:
+            return 0.0
+        return max(0.0, min(self._late(key, 1, ready=now, deadline=deadline, now=now) for key in kinds))
 
     def release(self, key: Hashable, count: int = 1) -> None:
         """Take a promise back: the entries were added, or never will be."""
@@ -187,6 +193,13 @@ class Scheduler:
         """Take note of what a batch cost that was run elsewhere."""
         self._costs.observe(key, size, seconds)
         self._backlog.forget(key)
+
+    def _late(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
+        """Return how many seconds past their deadline so many more entries of a kind would finish; see `reserve`."""
+        ahead_s = self._backlog.seconds_with(key, count)
+        own_s = self._costs.seconds(key, min(self._backlog.count(key) + count, self._max_batch(key)))
+        finish = max(self._free_at(now) + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
+        return finish - deadline
 
     def _most_urgent(self) -> Entry | None:
         """Return who goes first; once in a while the first of those who would go last."""

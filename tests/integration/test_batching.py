@@ -121,6 +121,48 @@ def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, re
     served.assert_empty()
 
 
+@pytest.fixture
+def swamped(served, busy, pictures):
+    """A server with more to do than anybody would wait for; the futures of those inside."""
+    waiting = served.begin(*pictures(1))
+    served.queue.until(1)
+    for size in (1, 2) * 100:
+        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+    return busy, waiting
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_who_cannot_be_answered_in_time_is_refused_at_once(served, swamped, pictures, reason, size):
+    """He is told why, when to come again, and what his request was called, however large it is."""
+    name = (("x-request-id", "mine"),)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(pictures(1)[0], pb.Image(encoded=bytes(size)), metadata=name, timeout=60)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason(error.value) == "OVERLOADED"
+    assert "s after the deadline" in error.value.details()
+    trailers = dict(error.value.trailing_metadata())
+    assert int(trailers["grpc-retry-pushback-ms"]) > 0
+    assert trailers["x-request-id"] == "mine"
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="shed") >= 1
+    assert served.metric("regard_requests_total", method="Extract", code="RESOURCE_EXHAUSTED") == 1
+    served.journal.until("Extract RESOURCE_EXHAUSTED")
+    assert served.check() == "SERVING"
+    served.gate.open()
+    assert all(future.result().results for future in swamped)
+    served.assert_empty()
+
+
+def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped):
+    """Where deadlines are known before messages, one that is no request does not even cost the reading."""
+    call = served.channel.unary_unary("/regard.v1.FeatureService/Extract")
+    with pytest.raises(grpc.RpcError) as error:
+        call(b"no message", timeout=60)
+    unread = error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert unread == (frontend == "direct")
+    served.gate.open()
+    assert all(future.result().results for future in swamped)
+
+
 def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not(served, busy, pictures):
     """Of a request that only part of is met, that part is answered, and the rest is late, each by itself."""
     future = served.begin(*pictures(9), timeout=60)

@@ -1,13 +1,21 @@
 """The methods that are served, collected from generated code as if from a server of gRPC's own."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Metadata = Sequence[tuple[str, str | bytes]]
 Wrap = Callable[[str, Handler], Handler]
+
+
+class Refusal(NamedTuple):
+    """What a call is sent that is refused unread: the status' code and message, and trailing metadata."""
+
+    code: grpc.StatusCode
+    details: str
+    trailers: Metadata
 
 
 class Routes:
@@ -21,11 +29,15 @@ class Routes:
         door: asked about every call of a method that is served, before its message is received: gets the method's
             full name and the call's metadata, returns what answers the call instead, and None to let it in. Must
             be quick, and is called from whatever thread takes calls. None: everybody is let in.
+        foresight: asked after the door, with the caller's deadline on the clock of the wall (None: never) besides:
+            returns what the call is refused with, and None to let it in. It is a short cut for front ends that know
+            deadlines before messages; whoever is not refused by it is refused later. None: nobody is refused unread.
     """
 
     def __init__(self, wrap: Wrap) -> None:
         self._wrap = wrap
         self.door: Callable[[str, Metadata], Any] | None = None  # of Handler | None
+        self.foresight: Callable[[str, Metadata, float | None], Refusal | None] | None = None
         self.services: dict[str, dict[str, Handler]] = {}
 
     @property

@@ -3,7 +3,7 @@
 from collections import deque
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -215,6 +215,33 @@ def test_alone_in_the_server_one_is_never_refused():
     """A prediction that is wrong refuses nobody for ever."""
     scheduler = make_scheduler(costs=known_costs((1, 50.0)))
     assert scheduler.reserve("small", 1, ready=0.0, deadline=1.0, now=0.0) == 0.0
+
+
+@given(waiting=st.integers(0, 12), runs=st.booleans(), deadline=st.floats(0.0, 20.0))
+def test_what_is_foreseen_is_what_a_reservation_would_say(waiting, runs, deadline):
+    """Where one kind waits, somebody is refused unread just when his image would be, and is told the same."""
+    scheduler = make_scheduler(lambda _key: 4, costs=known_costs((1, 1.0), (4, 3.0)))
+    for _ in range(waiting + 4 * runs):
+        scheduler.add(entry(100.0), 0.0)
+    if runs:
+        scheduler.decide(0.0)
+    foreseen = scheduler.foresee(deadline, 0.0)
+    refused = scheduler.reserve("small", 1, ready=0.0, deadline=deadline, now=0.0)
+    assert foreseen == (refused if waiting else 0.0)
+
+
+def test_nobody_is_refused_unread_who_may_bring_what_can_be_served():
+    """Of several kinds that wait the one that would be done first decides, and nothing is foreseen of very many."""
+    costs = known_costs((1, 1.0))
+    costs.observe("large", 1, 9.0)
+    scheduler = make_scheduler(costs=costs)
+    for key in KEYS:
+        scheduler.add(entry(100.0, key=key), 0.0)
+    (small, large) = (scheduler.reserve(key, 1, ready=0.0, deadline=1.0, now=0.0) for key in KEYS)
+    assert scheduler.foresee(1.0, 0.0) == small < large
+    for number in range(8):
+        scheduler.add(entry(100.0, key=number), 0.0)
+    assert scheduler.foresee(1.0, 0.0) == 0.0
 
 
 def test_two_devices_take_batches_from_one_queue():

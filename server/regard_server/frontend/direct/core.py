@@ -147,6 +147,12 @@ class CoreCall:
         operations.append(cygrpc.SendStatusFromServerOperation(trailing, code, details.encode(), _NO_FLAGS))
         self._begin(operations, ignore)
 
+    def refuse(self, code: int, details: str, trailing: Metadata) -> None:
+        """Send nothing but a status, and receive nothing; instead of all other verbs, and nobody waits for it."""
+        status = cygrpc.SendStatusFromServerOperation(trailing, code, details.encode(), _NO_FLAGS)
+        over = cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS)
+        self._begin((over, self._opening(), status), ignore)
+
     def peer(self) -> str:
         """Return the caller's address."""
         return str(self._call.peer().decode())

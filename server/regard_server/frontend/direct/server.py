@@ -50,6 +50,7 @@ class DirectFrontEnd:
         self._max_calls = max_calls
         self._open = 0  # calls that are not over
         self._door = routes.door
+        self._foresight = routes.foresight
         self._methods = {name: to_method(name, handler) for name, handler in routes.methods.items()}
         self._logger = logger
         self._loop = asyncio.get_running_loop()
@@ -102,6 +103,8 @@ class DirectFrontEnd:
         while True:
             self._idle.acquire()
             taken = self._core.take(wait=True)
+            while taken and taken[0] is ignore:  # not worth waking anybody: half of all events
+                taken = self._core.take(wait=True)
             if taken is None:
                 return
             self._loop.call_soon_threadsafe(self._work, taken)
@@ -133,15 +136,16 @@ class DirectFrontEnd:
         core = CoreCall(event)
         method = self._methods.get(core.method)
         if method is None:
-            core.watch(ignore)
-            core.finish(None, grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
+            core.refuse(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
             return
         if self._max_calls is not None and self._open >= self._max_calls:
-            core.watch(ignore)
-            core.finish(None, grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_MANY_CALLS, ())
+            core.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_MANY_CALLS, ())
             return
         if self._door and (answer := self._door(core.method, core.metadata)):
             method = to_method(core.method, answer)
+        elif self._foresight and (refusal := self._foresight(core.method, core.metadata, core.deadline)):
+            core.refuse(refusal.code.value[0], refusal.details, tuple(refusal.trailers))
+            return
         call = Call(core, method, loop=self._loop, logger=self._logger)
         core.watch(partial(self._see_off, call))
         self._open += 1
