@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from regard_server.frontend.direct.probe import unchecked
+from regard_server.frontend.polling import begin_again
 from regard_server.settings import InvalidSettingsError, load_settings
 
 EXIT_USAGE = 2
@@ -23,6 +25,8 @@ def serve(argv: Sequence[str]) -> int:
         settings = load_settings(rest)
     except InvalidSettingsError as error:
         return _refuse(error)
+    if not chosen.check and settings.frontend != "public" and unchecked() is None:
+        begin_again(argv)
     # Threads that spin while they wait are fast alone, and collapse when another process takes a core. OpenMP
     # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -61,6 +65,7 @@ def _heed_sigterm() -> None:
         os._exit(0)  # out of the midst of an import
 
     signal.signal(signal.SIGTERM, leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # see `begin_again`
 
 
 def profile(argv: Sequence[str]) -> int:

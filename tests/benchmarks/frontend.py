@@ -6,6 +6,7 @@ interleaved and medians shown, because a shared machine drifts: compare within a
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import psutil
 import report
+
+from regard_server.frontend.polling import BY_ITSELF, VARIABLE
 
 HERE = Path(__file__).parent
 # What is measured: (arguments of the server, whether this library's client calls instead of plain stubs).
@@ -33,7 +36,12 @@ PLAIN = "plain batcher, grpc.aio"
 def server(kind: str) -> Iterator[tuple[str, psutil.Process]]:
     """Start a null server; yield its address and process."""
     command = [sys.executable, str(HERE / "null_server.py"), *KINDS[kind][0]]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = dict(os.environ)
+    if KINDS[kind][0][0] == "direct":
+        environment.setdefault(VARIABLE, BY_ITSELF)  # as `regard serve` has it
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             yield process.stdout.readline().strip(), psutil.Process(process.pid)
         finally:

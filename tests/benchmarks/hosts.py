@@ -23,6 +23,8 @@ from callers import WAYS
 from cases import CASES
 from processes import Running
 
+from regard_server.frontend.polling import BY_ITSELF, VARIABLE
+
 Mode = Literal["default", "same"]
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -110,6 +112,8 @@ class Host:
             "PYTHONPATH": str(SCRIPTS),
             "OMP_WAIT_POLICY": "PASSIVE",  # as regard has it: threads that spin would take the client's core
         }
+        if self.name == "regard":
+            environment[VARIABLE] = BY_ITSELF  # as `regard serve` has it
         target = f"127.0.0.1:{port}{self.path}"
         command = [self.python, str(SCRIPTS / f"serve_{self.name}.py")]
 

@@ -16,6 +16,7 @@ from process import BIN, PATIENCE_S, Process
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
+from regard_server.frontend.polling import BY_ITSELF, VARIABLE
 
 REGARD = str(BIN / "regard")
 LOCAL = ("--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
@@ -140,6 +141,25 @@ def test_a_signal_before_it_has_begun_stops_it_too(start, tmp_path):
     process.send(signal.SIGTERM)
     assert process.end() == 0
     assert "listening" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ((), {}, BY_ITSELF),
+        ((), {VARIABLE: "-event_engine_client"}, "-event_engine_client"),
+        (("--frontend", "public"), {}, None),
+    ],
+)
+def test_it_reads_its_sockets_itself_unless_told_otherwise(start, options, environment, expected):
+    """It begins once more for that, as the same process; through grpc.aio it leaves gRPC's choice alone."""
+    process = start("--models", "resnet_tiny", *options, **environment)
+    _, address, _ = process.ready()
+    with grpc.insecure_channel(address) as channel:
+        FeatureServiceStub(channel).Extract(pb.ExtractRequest(images=[image(32)]), timeout=PATIENCE_S)
+    assert process.environment().get(VARIABLE) == expected
+    process.send(signal.SIGTERM)
+    assert process.end() == 0
 
 
 def test_a_port_in_use_is_one_clear_line():
