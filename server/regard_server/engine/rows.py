@@ -14,19 +14,24 @@ Rows = dict[str, npt.NDArray[np.float32]]
 
 def split(outputs: Arrays, batch: Sequence[Work]) -> list[Rows | RegardError]:
     """Give every image its rows of the outputs it asked for; NaN and infinity are an error, never a vector."""
-    finite = {name: _are_finite(values) for name, values in outputs.items()}
-    rows: list[Rows | RegardError] = []
-    for index, work in enumerate(batch):
-        broken = [name for name in work.outputs if not finite[name][index]]
-        if broken:
-            names = ", ".join(broken)
-            rows.append(NonFiniteOutputError(f"the network gave NaN or infinity in {names} for this image"))
-        else:
-            rows.append({name: outputs[name][index] for name in work.outputs})
+    rows: list[Rows | RegardError] = [
+        {name: outputs[name][index] for name in work.outputs} for index, work in enumerate(batch)
+    ]
+    broken: dict[int, list[str]] = {}
+    for name, values in outputs.items():
+        for index in _not_finite(values):
+            if name in batch[index].outputs:
+                broken.setdefault(index, []).append(name)
+    for index, names in broken.items():
+        listed = ", ".join(name for name in batch[index].outputs if name in names)
+        rows[index] = NonFiniteOutputError(f"the network gave NaN or infinity in {listed} for this image")
     return rows
 
 
-def _are_finite(values: npt.NDArray[np.float32]) -> list[bool]:
-    """Tell for every image whether all its values are finite."""
-    finite: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1)
-    return [bool(row.all()) for row in finite]
+def _not_finite(values: npt.NDArray[np.float32]) -> list[int]:
+    """Return which images have a value that is not finite; hardly ever any."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return []
+    found: list[int] = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1)).tolist()
+    return found

@@ -56,7 +56,7 @@ class DirectFrontEnd:
         self._loop = asyncio.get_running_loop()
         self._core = CoreServer(options, self._arrive)
         self._thread = threading.Thread(target=self._wait_for_events, name="grpc", daemon=True)
-        self._idle = threading.Semaphore()
+        self._idle = threading.Lock()  # released by the event loop, acquired by the thread
         self._serving = False
         self._calls: set[Call] = set()
         self._over: asyncio.Future[None] = self._loop.create_future()
