@@ -9,10 +9,10 @@ runs a small batch while the others arrive, and goes on in small batches for eve
         ├────────────────────┤ max_delay
 
 So after every batch it is learnt which share of its callers comes back within `max_delay`, and how long that takes.
-A device that is free holds for those who are still expected, m, only if most do come back, and if an item becomes
-cheaper by it:
+A device that is free holds for those who are still expected, m, only if most do come back, and if all are done sooner
+by it than in two batches:
 
-    (rest of the turnaround + l(n + m)) / (n + m)  <  l(n) / n
+    rest of the turnaround + l(n + m)  <  l(n) + l(m)
 
 and never past `max_delay`, a fraction of l(n), or the slack of the earliest deadline. For a caller alone m is 0 once
 he is back, so he never waits; nor does anybody in an open loop, where arrivals have nothing to do with answers.
@@ -105,7 +105,7 @@ class Hold:
         due = returns.delivered + _PATIENCE * returns.mean_turnaround_s
         alone_s = self._costs.seconds(key, waiting)
         together_s = self._costs.seconds(key, waiting + expected)
-        if (max(0.0, due - now) + together_s) / (waiting + expected) >= alone_s / waiting:
+        if max(0.0, due - now) + together_s >= alone_s + self._costs.seconds(key, expected):
             return now
         longest_s = min(self._max_delay_s, _FRACTION * alone_s)
         return min(due, since + longest_s, deadline - together_s)

@@ -287,6 +287,22 @@ def test_a_device_learns_to_wait_for_callers_who_come_back():
     assert closed_loop(make_scheduler(lambda _key: 8, max_delay_s=0.004), 4, 40)[-10:] == [4] * 10
 
 
+@pytest.mark.parametrize(("turnaround_s", "held_s"), [(0.4, 0.6), (0.8, 0.0)])
+def test_a_hold_is_shorter_than_what_a_second_batch_costs(turnaround_s, held_s):
+    """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again is held, if less."""
+    hold, now = Hold(100.0, known_costs((4, 3.0), (12, 7.0), (16, 9.0))), 0.0
+    for _ in range(50):
+        hold.delivered("small", 16, now)
+        for _ in range(16):
+            hold.arrived("small", now + turnaround_s)
+        now += 10.0
+    hold.delivered("small", 16, now)
+    for _ in range(12):
+        hold.arrived("small", now)
+    until = hold.until("small", 12, now=now, since=now, deadline=now + 100.0)
+    assert until - now == pytest.approx(held_s, abs=1e-3)
+
+
 def test_one_caller_alone_never_waits():
     """There is no hold for a single caller, whatever was learnt from him."""
     scheduler = make_scheduler(lambda _key: 8, max_delay_s=0.004)
