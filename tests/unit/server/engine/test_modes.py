@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from regard_models import create, load_bundle, save_bundle
-from regard_server.engine import Bounds, Engine, EngineOptions, Mode
+from regard_server.engine import Bounds, Engine, EngineOptions, Mode, openvino_runner
 from regard_server.engine.choice import choose, find_profile
 from regard_server.engine.invariance import InvarianceError
 from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
+from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.profile import Measurement, Profile, profile_path
 from regard_server.work import BatchKey, Work
 
@@ -76,6 +77,21 @@ def test_every_mechanism_has_a_free_batch_axis(tmp_path, name):
     together = np.stack([row["embedding"] for row in engine.run(key, works)])
     alone = np.stack([engine.run(key, [work])[0]["embedding"] for work in works])
     np.testing.assert_allclose(together, alone, atol=1e-3 * alone.std())
+
+
+@pytest.mark.parametrize("size", [15, 16, 23, 32, 39, 40])
+def test_a_batch_in_pieces_gives_what_it_gives_whole(bundle, monkeypatch, size):
+    """Every picture's row comes back in its place, whatever is left over for the last piece."""
+    mode, options = Mode("openvino", "float32"), {"max_batch": 40, "cache": None, "logger": LOGGER}
+    whole = OpenVinoRunner(bundle, mode, threads=1, **options)
+    monkeypatch.setattr(openvino_runner, "_SLOW_S", 0.0)
+    divided = OpenVinoRunner(bundle, mode, threads=2, **options)
+    assert divided.pieces(size) == {15: 1, 16: 8, 23: 12, 32: 8, 39: 10, 40: 10}[size]
+    batch = np.stack(pictures(size))
+    expected = whole.run(PIXELS, batch, ("embedding",))["embedding"]
+    for _ in range(2):
+        found = divided.run(PIXELS, batch, ("embedding",))["embedding"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
