@@ -13,7 +13,7 @@ from regard_models.initial import initial_state
 from regard_models.preprocessing import Preprocessing
 from regard_models.spec import AttentionSlot, ModelSpec, slot
 
-DEFAULT_MODEL = "da_mini"
+DEFAULT_MODEL = "ea_mini"
 """A small one, with trained weights, so that a demo answers at once and sensibly on any machine."""
 
 
@@ -27,9 +27,9 @@ class Entry:
 
 RESNET50 = ModelSpec("bottleneck", (3, 4, 6, 3))
 RESNET101 = ModelSpec("bottleneck", (3, 4, 23, 3))
-MINI = ModelSpec("basic", (1, 2, 2, 1), width=32, input_size=(128, 128))
-"""The trunk of the small models: 1.9 M parameters, an embedding of 256, 0.1 G multiplications at 128."""
-MINI_IMAGES = Preprocessing(128, 128, 128)
+MINI = ModelSpec("basic", (1, 2, 2, 1), width=32, input_size=(160, 160))
+"""The trunk of the small models: 1.9 M parameters, an embedding of 256, 0.19 G multiplications at 160."""
+MINI_IMAGES = Preprocessing(160, 160, 160)
 """The whole shorter side: what a small picture shows stands not only in its middle."""
 
 

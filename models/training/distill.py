@@ -13,8 +13,8 @@ import torch
 
 from regard_training import sources
 from regard_training.loop import Training, read_progress, train, trunk_of
-from regard_training.pictures import photographs
-from regard_training.pool import PoolPlan, complete_chunks, make_pool
+from regard_training.pictures import pictures_of
+from regard_training.pool import Pictures, PoolPlan, complete_chunks, make_pool
 from regard_training.report import as_json, compare, fill_in, table
 from regard_training.shipping import ship
 from regard_training.student import STUDENTS, Recipe, Student
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/training"), help="folder of everything fetched"
     )
-    parser.add_argument("--chunks", type=int, default=30, help="of the pool, each of 1500 views")
+    parser.add_argument("--chunks", type=int, default=40, help="of the pool, each of 1500 views")
     parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
     parser.add_argument("--ship", action="store_true", help="train no more; measure, and write the files")
     options = parser.parse_args()
@@ -50,12 +50,24 @@ def main() -> None:
     if options.ship:
         _ship(training, plan, options.cache)
         return
-    print("==> fetching photographs", flush=True)
-    pictures = [path for source in sources.TRAINING for path in photographs(source, options.cache)]
-    print(f"==> making a pool of {options.chunks} chunks from {len(pictures)} photographs", flush=True)
+    print("==> fetching pictures", flush=True)
+    pictures = fetched_pictures(options.cache)
+    print(
+        f"==> making a pool of {options.chunks} chunks from {len(pictures.photographs)} photographs "
+        f"and {len(pictures.drawings)} drawings",
+        flush=True,
+    )
     make_pool(plan, options.chunks, pictures, workers=options.workers)
     print(f"==> training {', '.join(STUDENTS)} on {device}", flush=True)
     train(training)
+
+
+def fetched_pictures(cache: Path) -> Pictures:
+    """Return the files of all sources, fetching what is not in the cache."""
+    found: dict[bool, list[Path]] = {False: [], True: []}
+    for source in sources.TRAINING:
+        found[source.drawn] += pictures_of(source, cache)
+    return Pictures(tuple(found[False]), tuple(found[True]))
 
 
 def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:

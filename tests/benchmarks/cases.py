@@ -57,6 +57,6 @@ CASES = {
         "three thin layers, uint8 32x32: the cost of serving", "resnet_tiny", 32, lambda: pixels(32)
     ),
     "small": Case("ResNet-18, uint8 64x64", "resnet18", 64, lambda: pixels(64)),
-    "mini": Case("the default network, JPEG 500x375 to 128", DEFAULT_MODEL, 128, photograph),
+    "mini": Case("the default network, JPEG 500x375 to 160", DEFAULT_MODEL, 160, photograph),
     "resnet50": Case("ResNet-50, JPEG 500x375 to 224", "resnet50", 224, photograph),
 }

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard_models.attention.module import AttentionModule, MapInfo, Maps
+from regard_models.attention.module import AttentionModule, MapInfo, Maps, normal
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,7 +49,7 @@ class ExternalAttention(AttentionModule):
         super().__init__()
         self.starts_at = {"norm.weight": 0.0} if starts_as_identity else {}
         self.project_in = nn.Conv2d(channels, channels, 1)
-        self.keys = nn.Parameter(torch.randn(slots, channels) * (1 / channels) ** 0.5)
+        self.keys = normal(slots, channels, std=(1 / channels) ** 0.5)
         self.values = None if tied else nn.Parameter(self.keys.detach().T.contiguous())
         self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)

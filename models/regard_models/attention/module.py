@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class MapInfo:
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     description: str
+
+
+def normal(*shape: int, std: float) -> nn.Parameter:
+    """Return a parameter drawn from torch's global random state; on the meta device nothing is drawn.
+
+    Drawing there imports sympy: a second, and 70 MB that a server would keep.
+    """
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(std=std))
 
 
 class AttentionModule(nn.Module, ABC):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard_models.attention.dot_product import pairwise_info, pairwise_maps
-from regard_models.attention.module import AttentionModule, MapInfo, Maps
+from regard_models.attention.module import AttentionModule, MapInfo, Maps, normal
 from regard_models.errors import SpecError
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class RelativeAttention(AttentionModule):
         self.heads = heads
         width = channels_out // heads
         self.qkv = nn.Conv2d(channels_in, 3 * channels_out, 1, bias=False)
-        self.height = nn.Parameter(torch.randn(2 * size[0] - 1, width) * width**-0.5)
-        self.width = nn.Parameter(torch.randn(2 * size[1] - 1, width) * width**-0.5)
+        self.height = normal(2 * size[0] - 1, width, std=width**-0.5)
+        self.width = normal(2 * size[1] - 1, width, std=width**-0.5)
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride > 1 else nn.Identity()
 
     def attend(self, x: Tensor, wanted: Collection[str] = ()) -> tuple[Tensor, Maps]:

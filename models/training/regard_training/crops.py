@@ -1,9 +1,9 @@
 """What is cut out of photographs: scenes, and the many ways in which the same scene may be seen.
 
 A *scene* is a square piece of a photograph, sometimes pasted on white through a random outline, as a product or a
-clip-art picture is. A *view* is what a user might send of it: turned, cropped, mirrored, too bright, blurred,
-badly compressed. Asano & Saeed, *Extrapolating from a Single Image to a Thousand Classes using Distillation*, 2021,
-arXiv 2112.00725, showed how far heavy crops of a few photographs reach.
+clip-art picture is, or most of a drawing. A *view* is what a user might send of it: turned, cropped, mirrored, too
+bright, blurred, badly compressed. Asano & Saeed, *Extrapolating from a Single Image to a Thousand Classes using
+Distillation*, 2021, arXiv 2112.00725, showed how far heavy crops of a few photographs reach.
 """
 
 from __future__ import annotations
@@ -49,15 +49,24 @@ QUERY = Variation(20, (0.4, 1.0), (0.6, 1.4), 1.5, (30, 80))
 """The evaluation's. It was fixed before anything was trained."""
 
 
-def cut_scene(photograph: Image.Image, random: Random, *, cutouts: float = 0.4) -> Image.Image:
-    """Cut a random square out of a photograph, a share `cutouts` of them through a random outline on white."""
-    width, height = photograph.size
-    least = min(LEAST_PIXELS / min(width, height), 1)
-    side = math.exp(random.uniform(math.log(max(least, 0.25)), 0)) * min(width, height)
+def cut_scene(
+    picture: Image.Image, random: Random, *, least: float = 0.25, cutouts: float = 0.4
+) -> Image.Image:
+    """Cut a random square out of a picture.
+
+    Args:
+        picture: a photograph, or a drawing.
+        random: decides where.
+        least: share of the shorter side that the square keeps; the largest is all of it.
+        cutouts: the share of squares that are pasted on white through a random outline.
+    """
+    width, height = picture.size
+    least = min(max(LEAST_PIXELS / min(width, height), least), 1)
+    side = math.exp(random.uniform(math.log(least), 0)) * min(width, height)
     stretch = math.exp(random.uniform(-0.15, 0.15))
     w, h = min(side * stretch, width), min(side / stretch, height)
     x, y = random.uniform(0, width - w), random.uniform(0, height - h)
-    scene = photograph.resize((SCENE_SIDE, SCENE_SIDE), Image.Resampling.BICUBIC, (x, y, x + w, y + h))
+    scene = picture.resize((SCENE_SIDE, SCENE_SIDE), Image.Resampling.BICUBIC, (x, y, x + w, y + h))
     return _paste_on_white(scene, random) if random.random() < cutouts else scene
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from regard_models.samples import sample_photographs
 from regard_training.crops import QUERY, SCENE_SIDE, vary
-from regard_training.pictures import on_white, photographs, stamps
+from regard_training.pictures import on_white, pictures_of, stamps
 from regard_training.sources import LARGE, STAMPS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def held_out(cache: Path, seeds: Sequence[int] = SEEDS) -> HeldOut:
     """Collect the pictures, fetching the packages if they are not there, and make the queries."""
     cutouts = stamps(STAMPS, cache)
     pictures = [on_white(path, SCENE_SIDE) for path, _ in cutouts]
-    pictures += [square(path) for path in (*sample_photographs(), *photographs(LARGE, cache))]
+    pictures += [square(path) for path in (*sample_photographs(), *pictures_of(LARGE, cache))]
     return made_from(pictures, [category for _, category in cutouts], seeds)
 
 

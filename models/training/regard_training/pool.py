@@ -16,7 +16,7 @@ import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -48,6 +48,7 @@ class PoolPlan:
         side: of the stored views, in pixels.
         teacher_side: what they are enlarged to for the teacher.
         blends: the share of scenes that are two laid over each other.
+        drawings: the share of scenes that are cut from drawings, where there are some.
         device: where the teacher runs.
     """
 
@@ -57,20 +58,30 @@ class PoolPlan:
     side: int = 128
     teacher_side: int = 176
     blends: float = 0.35
+    drawings: float = 0.4
     device: str = "cpu"
 
     def recipe(self) -> dict[str, float]:
         """Return what decides what a chunk holds."""
-        return {name: getattr(self, name) for name in ("scenes", "views", "side", "teacher_side", "blends")}
+        names = ("scenes", "views", "side", "teacher_side", "blends", "drawings")
+        return {name: getattr(self, name) for name in names}
 
 
-def make_pool(plan: PoolPlan, chunks: int, photographs: Sequence[Path], *, workers: int) -> list[Path]:
+@dataclass(frozen=True)
+class Pictures:
+    """The files that scenes are cut from."""
+
+    photographs: tuple[Path, ...]
+    drawings: tuple[Path, ...] = ()
+
+
+def make_pool(plan: PoolPlan, chunks: int, pictures: Pictures, *, workers: int) -> list[Path]:
     """Make the chunks that are missing; return the folders of all.
 
     Args:
         plan: what they shall hold.
         chunks: how many there shall be.
-        photographs: what scenes are cut from.
+        pictures: what scenes are cut from.
         workers: processes beside each other; 0 makes them in this one.
 
     Raises:
@@ -79,7 +90,7 @@ def make_pool(plan: PoolPlan, chunks: int, photographs: Sequence[Path], *, worke
     _keep(plan)
     folders = [plan.folder / f"{number:03}" for number in range(chunks)]
     missing = [number for number, folder in enumerate(folders) if not folder.exists()]
-    jobs = [(plan, number, tuple(photographs)) for number in missing]
+    jobs = [(plan, number, pictures) for number in missing]
     if workers and missing:
         with ProcessPoolExecutor(workers, get_context("spawn")) as processes:
             for number in processes.map(_make_chunk, jobs):
@@ -153,25 +164,27 @@ def _teacher(side: int, device: str) -> Ask:
     return asking(load_teacher(), side, device)
 
 
-@cache
-def _photograph(path: Path) -> Image.Image:
+@lru_cache(maxsize=512)  # all of them decoded would be gigabytes for every process
+def _picture(path: Path) -> Image.Image:
     with Image.open(path) as file:
         return file.convert("RGB")
 
 
-def _scene(photographs: Sequence[Path], random: Random) -> Image.Image:
-    return cut_scene(_photograph(random.choice(photographs)), random)
+def _scene(plan: PoolPlan, pictures: Pictures, random: Random) -> Image.Image:
+    if pictures.drawings and random.random() < plan.drawings:
+        return cut_scene(_picture(random.choice(pictures.drawings)), random, least=0.6, cutouts=0)
+    return cut_scene(_picture(random.choice(pictures.photographs)), random)
 
 
-def _make_chunk(job: tuple[PoolPlan, int, tuple[Path, ...]]) -> int:
+def _make_chunk(job: tuple[PoolPlan, int, Pictures]) -> int:
     """Make one chunk under another name and rename it, so that half a chunk is never taken for one."""
-    plan, number, photographs = job
+    plan, number, pictures = job
     random = Random(number)
     views: list[NDArray[Any]] = []
     for _ in range(plan.scenes):
-        scene = _scene(photographs, random)
+        scene = _scene(plan, pictures, random)
         if random.random() < plan.blends:
-            scene = blend(scene, _scene(photographs, random), random)
+            scene = blend(scene, _scene(plan, pictures, random), random)
         views += [np.asarray(vary(scene, TRAINING, random, plan.side)) for _ in range(plan.views)]
     images = np.stack(views)
     features, logits = _teacher(plan.teacher_side, plan.device)(images)

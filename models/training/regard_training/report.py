@@ -45,10 +45,10 @@ def compare(students: Sequence[Student], cache: Path) -> dict[str, Figures]:
     )
     found = {"teacher (EfficientNet-Lite0)": measure(teacher, data)}
     for student in students:
-        network = student_network(rounded(student), student.recipe.side)
+        network = student_network(rounded(student), student.recipe.input_side)
         found[student.name] = measure(network, data, reference)
     untrained = load_bundle(UNTRAINED, trained=False).model
-    side = students[0].recipe.side
+    side = students[0].recipe.input_side
     found[f"{UNTRAINED}, untrained"] = measure(student_network(untrained, side), data, reference)
     found["16×16 pixels"] = measure(pixels(16), data, reference)
     return found

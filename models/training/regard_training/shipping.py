@@ -46,7 +46,7 @@ def ship(
     """Write one student's file and return its path; `before` is what else its recipe was, trunk and pool."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{student.name}.safetensors"
-    side = student.recipe.side
+    side = student.recipe.input_side
     save_bundle(
         path,
         rounded(student),

