@@ -64,10 +64,12 @@ def main() -> None:
 
 def fetched_pictures(cache: Path) -> Pictures:
     """Return the files of all sources, fetching what is not in the cache."""
-    found: dict[bool, list[Path]] = {False: [], True: []}
-    for source in sources.TRAINING:
-        found[source.drawn] += pictures_of(source, cache)
-    return Pictures(tuple(found[False]), tuple(found[True]))
+
+    def files(*, drawn: bool) -> tuple[Path, ...]:
+        chosen = [source for source in sources.TRAINING if source.drawn == drawn]
+        return tuple(path for source in chosen for path in pictures_of(source, cache))
+
+    return Pictures(photographs=files(drawn=False), drawings=files(drawn=True))
 
 
 def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:

@@ -86,7 +86,8 @@ class Batcher:
         """Let somebody come in whose entries are not known yet.
 
         Raises:
-            OverloadedError: whatever he brings would finish past his deadline; says when it is worth trying again.
+            OverloadedError: one entry more of any kind that waits would finish past his deadline; says when it is
+                worth trying again.
         """
         with self._changed:
             late_s = self._scheduler.foresee(deadline, self._clock())

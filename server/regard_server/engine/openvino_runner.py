@@ -88,9 +88,9 @@ class OpenVinoRunner:
         }
         whole = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
         self._request = whole.create_infer_request()
-        self._least = _PIECES * threads
+        self._threads = threads
         self._queue: Any = None
-        if threads > 1 and 2 * self._least <= max_batch and self._seconds() * threads > _SLOW_S:
+        if threads > 1 and self._piece(max_batch) > 1 and self._seconds() * threads > _SLOW_S:
             divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)
@@ -113,12 +113,11 @@ class OpenVinoRunner:
 
     def pieces(self, pictures: int) -> int:
         """Return how many pieces a batch is run in."""
-        if self._queue is None or pictures < 2 * self._least:  # pieces of one are slower
-            return 1
-        return -(-pictures // self._piece(pictures))
+        size = self._piece(pictures)
+        return -(-pictures // size) if self._queue is not None and size > 1 else 1  # pieces of one are slower
 
     def _piece(self, pictures: int) -> int:
-        return min(pictures // self._least, _LARGEST_PIECE)
+        return min(pictures // (_PIECES * self._threads), _LARGEST_PIECE)
 
     def _divided(self, pictures: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         size = self._piece(len(pictures))

@@ -1,9 +1,9 @@
 """Who reads the sockets: by default threads of gRPC's own, which hand every message to the one that takes events.
 
-With its "event_engine_listener" off, gRPC's core reads them in the thread that takes events, as it always did before
-1.7x in Python. A unary call then wakes nobody else, and costs the server a quarter less processor time (173 and 124 µs;
-README of tests/benchmarks). The core reads the variable when it is imported, and the command line has imported it by
-the time that the settings are known: so a process that only serves begins once more, under the same number.
+With its "event_engine_listener" off, gRPC's core reads them in the thread that takes events. A unary call then wakes
+nobody else, and costs the server a quarter less processor time (173 and 124 µs; README of tests/benchmarks). The core
+reads the variable when it is imported, and the command line has imported it by the time that the settings are known: so
+a process that only serves begins once more, under the same number.
 """
 
 import os
