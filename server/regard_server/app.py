@@ -9,6 +9,7 @@ event loop of their own.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -92,13 +93,13 @@ class Server:
             max_bytes=settings.max_in_flight_bytes,
             max_client_images=settings.max_client_images,
         )
-        self._decoders = DecodePool(settings.decode_threads or cores, self._loop.time)
+        self._decoders = DecodePool(settings.decode_threads or cores, time.monotonic)
         costs, capacity = CostModel(), BatchCapacity(settings.max_batch)
         devices = settings.device.split(",")
         self._batcher = Batcher(
             Scheduler(capacity, costs, Hold(settings.max_delay_s, costs), devices=len(devices)),
             self._deliver,
-            clock=self._loop.time,
+            clock=time.monotonic,
             logger=logger,
         )
         self._warm: dict[int, list[ServedModel]] = {}  # by the numbers of the devices that are ready
@@ -127,7 +128,7 @@ class Server:
             decoders=self._decoders,
             batcher=self._batcher,
             metrics=self.metrics,
-            clock=self._loop.time,
+            clock=time.monotonic,
             reuse=self._reuse,
         )
         self._page: Page | None = None
@@ -201,7 +202,7 @@ class Server:
             default_timeout_s=settings.default_timeout_s,
             stream_window=settings.stream_window,
             draining=self.health.draining,
-            clock=self._loop.time,
+            clock=time.monotonic,
             logger=self._logger,
             identify=partial(caller_of, tokens=tokens) if settings.max_client_images else lambda _: "",
         )
@@ -231,7 +232,7 @@ class Server:
                 model=self.catalog.default,
                 answer_by=answer_by,
                 default_timeout_s=settings.default_timeout_s,
-                clock=self._loop.time,
+                clock=time.monotonic,
             )
         return cast("Routes", routes)
 

@@ -50,21 +50,19 @@ class Backlog:
         if key in self._counts:
             self._stale.add(key)
 
-    def seconds_with(self, key: Hashable, more: int) -> float:
-        """Return what everything costs, and so many more of a kind with it."""
-        self._reckon()
-        others_s = self._total_s - self._seconds.get(key, 0.0)
-        return others_s + self._cost(key, self.count(key) + more)
+    def seconds_beside(self, key: Hashable) -> float:
+        """Return what everything of other kinds costs."""
+        self._reckon(key)
+        return self._total_s - self._seconds.get(key, 0.0)
 
-    def _reckon(self) -> None:
-        for key in self._stale:
-            seconds = self._cost(key, self.count(key))
+    def _reckon(self, but: Hashable) -> None:
+        """Reckon anew what has changed, but for the kind that nobody asks for."""
+        for key in self._stale - {but}:
+            self._stale.remove(key)
+            count = self._counts.get(key, 0)
+            seconds = self._costs.backlog(key, count, self._max_batch(key)) if count else 0.0
             self._total_s += seconds - self._seconds.pop(key, 0.0)
-            if key in self._counts:
+            if count:
                 self._seconds[key] = seconds
-        self._stale.clear()
         if not self._counts:
-            self._total_s = 0.0  # rounding errors end here
-
-    def _cost(self, key: Hashable, count: int) -> float:
-        return self._costs.backlog(key, count, self._max_batch(key)) if count else 0.0
+            self._total_s = self._seconds.get(but, 0.0)  # rounding errors end here

@@ -59,7 +59,8 @@ class Batcher:
         self._deliver = deliver
         self._clock = clock
         self._logger = logger
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._closed = False
 
     @property
@@ -77,7 +78,7 @@ class Batcher:
         Raises:
             OverloadedError: they would finish past their deadline; says when it is worth trying again.
         """
-        with self._changed:
+        with self._lock:
             late_s = self._scheduler.reserve(key, count, ready=ready, deadline=deadline, now=self._clock())
         if late_s:
             raise _overloaded(late_s)
@@ -89,19 +90,19 @@ class Batcher:
             OverloadedError: one entry more of any kind that waits would finish past his deadline; says when it is
                 worth trying again.
         """
-        with self._changed:
+        with self._lock:
             late_s = self._scheduler.foresee(deadline, self._clock())
         if late_s:
             raise _overloaded(late_s)
 
     def release(self, key: Hashable, count: int) -> None:
         """Take a promise back: so many entries will not be submitted."""
-        with self._changed:
+        with self._lock:
             self._scheduler.release(key, count)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """Take note of what a batch cost that was run elsewhere: at warm-up."""
-        with self._changed:
+        with self._lock:
             self._scheduler.learn(key, size, seconds)
 
     def submit(self, entries: Sequence[Entry]) -> None:
@@ -110,7 +111,7 @@ class Batcher:
         Raises:
             UnavailableError: the batcher was closed.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise UnavailableError("the server is shutting down")
             now = self._clock()
@@ -120,12 +121,12 @@ class Batcher:
 
     def discard(self, entry: Entry) -> bool:
         """Forget an entry whose caller left; return whether it was still waiting."""
-        with self._changed:
+        with self._lock:
             return self._scheduler.discard(entry)
 
     def close(self) -> None:
         """Take no more; what waits is still served, then `serve` returns."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 
@@ -174,7 +175,7 @@ class Batcher:
             self._logger.exception("a batch of %d failed (%s)", size, batch.key)
             values = [ComputationError("the network failed on this batch; the server's log says why")] * size
         finished = self._clock()
-        with self._changed:
+        with self._lock:
             self._scheduler.finished(batch, finished)
         for entry in batch.entries:
             entry.payload = None

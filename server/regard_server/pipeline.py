@@ -46,7 +46,7 @@ class Pipeline:
         decoders: where pictures are read.
         batcher: where they wait for the device.
         metrics: what is counted on the way.
-        clock: monotonic seconds; must be the running loop's own (`loop.time`).
+        clock: monotonic seconds, on which the running loop's timers go too (`time.monotonic`).
         reuse: answers of identical pictures; None: each is computed.
     """
 

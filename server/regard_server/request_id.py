@@ -26,7 +26,11 @@ def begin_request(metadata: Iterable[tuple[str, str | bytes]], own: str = "") ->
 
 def name_of(metadata: Iterable[tuple[str, str | bytes]], own: str = "") -> str:
     """Return the name of a call; see `begin_request`."""
-    sent = next((value for key, value in metadata if key == METADATA_KEY), own)
+    sent: str | bytes = own
+    for key, value in metadata:
+        if key == METADATA_KEY:
+            sent = value
+            break
     accepted = isinstance(sent, str) and _ACCEPTED.fullmatch(sent)
     # Unique is enough, nobody has to be kept from guessing it: no system call for every request.
     return str(sent) if accepted else f"{random.getrandbits(128):032x}"

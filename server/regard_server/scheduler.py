@@ -128,17 +128,23 @@ class Scheduler:
         promised = self._reserved.pop(entry.key, 0)
         if promised > 1:
             self._reserved[entry.key] = promised - 1
-        if promised:
-            self._backlog.change(entry.key, -1)
-        self.add(entry, now)
+        if not promised:
+            self._backlog.change(entry.key, 1)
+        self._wait(entry, now)
 
     def add(self, entry: Entry, now: float) -> None:
         """Let an entry wait."""
+        self._backlog.change(entry.key, 1)
+        self._wait(entry, now)
+
+    def _wait(self, entry: Entry, now: float) -> None:
         entry.waiting = True
         number = next(self._numbers)
         self._everybody.push(entry, number)
-        self._buckets.setdefault(entry.key, Queue()).push(entry, number)
-        self._backlog.change(entry.key, 1)
+        bucket = self._buckets.get(entry.key)
+        if bucket is None:
+            bucket = self._buckets[entry.key] = Queue()
+        bucket.push(entry, number)
         self._hold.arrived(entry.key, now)
 
     def discard(self, entry: Entry) -> bool:
@@ -196,8 +202,10 @@ class Scheduler:
 
     def _late(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
         """Return how many seconds past their deadline so many more entries of a kind would finish; see `reserve`."""
-        ahead_s = self._backlog.seconds_with(key, count)
-        own_s = self._costs.seconds(key, min(self._backlog.count(key) + count, self._max_batch(key)))
+        of_kind, most = self._backlog.count(key) + count, self._max_batch(key)
+        own_s = self._costs.seconds(key, min(of_kind, most))
+        kind_s = own_s if of_kind <= most else self._costs.backlog(key, of_kind, most)
+        ahead_s = self._backlog.seconds_beside(key) + kind_s
         finish = max(self._free_at(now) + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
         return finish - deadline
 

@@ -66,7 +66,7 @@ def make_page(
     return Page(
         watch=Watch(reading, logger),
         catalog=catalog,
-        looker=Looker(pipeline=pipeline, catalog=catalog, limits=limits, clock=loop.time)
+        looker=Looker(pipeline=pipeline, catalog=catalog, limits=limits, clock=time.monotonic)
         if has_form(settings)
         else None,
         loop=loop,

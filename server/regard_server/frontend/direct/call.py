@@ -38,6 +38,7 @@ class Call(Context):
         super().__init__(core, method, loop)
         self._logger = logger
         self._serialized: bytes | None = None
+        self._running = False
         self.task: asyncio.Task[None] | None = None
 
     def begin(self, serialized: bytes | None, on_over: Callable[["Call"], None]) -> bool:
@@ -50,19 +51,21 @@ class Call(Context):
         if self._left:
             return False
         self._serialized = serialized
-        self.task = self._loop.create_task(self._run())
-        self.task.add_done_callback(lambda _: self._end(on_over))
+        self.task = self._loop.create_task(self._run(on_over))
         return True
 
     def leave(self) -> None:
         """The caller has left: end the servicer's function, if it still runs."""
         self._left = True
-        if self.task and not self._finished:
+        # A task that is cancelled before its first step never ends what it should; this one sees for itself.
+        if self.task and self._running and not self._finished:
             self.task.cancel()
 
-    async def _run(self) -> None:
+    async def _run(self, on_over: Callable[["Call"], None]) -> None:
+        self._running = True
         try:
-            self.finish(await self._behave())
+            if not self._left:
+                self.finish(await self._behave())
         except AbortError:
             pass  # the status is on its way
         except asyncio.CancelledError:
@@ -72,6 +75,8 @@ class Call(Context):
         except Exception:
             self._logger.exception("a bug in %s", self._method.name)
             self._fail(grpc.StatusCode.UNKNOWN, "internal error; the server's log says why")
+        finally:
+            self._end(on_over)
 
     async def _behave(self) -> bytes | None:
         method = self._method
