@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from regard_models import create, load_bundle, save_bundle
+from regard_models import DEFAULT_MODEL, create, load_bundle, save_bundle
 from regard_server.engine import Bounds, Engine, EngineOptions, Mode, openvino_runner
 from regard_server.engine.choice import choose, find_profile
 from regard_server.engine.invariance import InvarianceError
@@ -92,6 +92,36 @@ def test_a_batch_in_pieces_gives_what_it_gives_whole(bundle, monkeypatch, size):
     for _ in range(2):
         found = divided.run(PIXELS, batch, ("embedding",))["embedding"]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 8, 11, 12])
+def test_a_batch_in_blocks_gives_what_it_gives_whole(bundle, monkeypatch, size):
+    """Every picture's row comes back in its place, whether the last block is full or not."""
+    mode, options = Mode("openvino", "float32"), {"max_batch": 12, "cache": None, "logger": LOGGER}
+    whole = OpenVinoRunner(bundle, mode, threads=1, **options)
+    monkeypatch.setattr(openvino_runner, "_BLOCK_PIXELS", 4 * 32 * 32)
+    blocks = OpenVinoRunner(bundle, mode, threads=1, **options)
+    assert whole.blocks(size) == [size]
+    assert sum(blocks.blocks(size)) == size
+    assert blocks.blocks(size)[:-1] == [4] * ((size - 1) // 4)
+    batch = np.stack(pictures(size))
+    expected = whole.run(PIXELS, batch, ("embedding",))["embedding"]
+    for _ in range(2):
+        found = blocks.run(PIXELS, batch, ("embedding",))["embedding"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_network_has_a_bounded_number_of_batch_sizes():
+    """OpenVINO keeps memory for every size that it has seen: of the batches of up to 32, only eight remain."""
+    runner = OpenVinoRunner(
+        load_bundle(DEFAULT_MODEL),
+        Mode("openvino", "float32"),
+        threads=1,
+        max_batch=32,
+        cache=None,
+        logger=LOGGER,
+    )
+    assert {block for size in range(1, 33) for block in runner.blocks(size)} == set(range(1, 9))
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
