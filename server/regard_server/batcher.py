@@ -12,6 +12,7 @@ Several device threads may serve from one batcher. The batcher knows neither the
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from regard_server.waiting import Entry
 
 Clock = Callable[[], float]
 Run = Callable[[Any, Sequence[Any]], Sequence[Any]]
+
+# For so long after a refusal, others are likely.
+_LATELY_S = 1.0
 
 
 class Outcome(NamedTuple):
@@ -62,6 +66,12 @@ class Batcher:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
+        self._refused = -math.inf  # when somebody was, last
+
+    @property
+    def refusing(self) -> bool:
+        """Whether anybody was refused lately."""
+        return self._clock() - self._refused < _LATELY_S
 
     @property
     def waiting(self) -> int:
@@ -81,7 +91,7 @@ class Batcher:
         with self._lock:
             late_s = self._scheduler.reserve(key, count, ready=ready, deadline=deadline, now=self._clock())
         if late_s:
-            raise _overloaded(late_s)
+            raise self._overloaded(late_s)
 
     def foresee(self, deadline: float) -> None:
         """Let somebody come in whose entries are not known yet.
@@ -93,7 +103,7 @@ class Batcher:
         with self._lock:
             late_s = self._scheduler.foresee(deadline, self._clock())
         if late_s:
-            raise _overloaded(late_s)
+            raise self._overloaded(late_s)
 
     def release(self, key: Hashable, count: int) -> None:
         """Take a promise back: so many entries will not be submitted."""
@@ -184,12 +194,12 @@ class Batcher:
             for entry, value in zip(batch.entries, values, strict=True)
         ]
 
-
-def _overloaded(late_s: float) -> OverloadedError:
-    return OverloadedError(
-        f"the answer would come {late_s:.3f} s after the deadline. Try again, or add replicas",
-        retry_after_s=late_s,
-    )
+    def _overloaded(self, late_s: float) -> OverloadedError:
+        self._refused = self._clock()
+        return OverloadedError(
+            f"the answer would come {late_s:.3f} s after the deadline. Try again, or add replicas",
+            retry_after_s=late_s,
+        )
 
 
 def _late(entry: Entry, now: float) -> Outcome:

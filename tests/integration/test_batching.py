@@ -152,8 +152,9 @@ def test_who_cannot_be_answered_in_time_is_refused_at_once(served, swamped, pict
     served.assert_empty()
 
 
-def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped):
-    """Where deadlines are known before messages, one that is no request does not even cost the reading."""
+def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped, pictures):
+    """Once somebody was refused, and where deadlines are known before messages, no request is not even read."""
+    assert served.begin(*pictures(1), timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     call = served.channel.unary_unary("/regard.v1.FeatureService/Extract")
     with pytest.raises(grpc.RpcError) as error:
         call(b"no message", timeout=60)
