@@ -119,6 +119,7 @@ class Server:
                 on_ready=partial(self._call_soon, partial(self._become_warm, number)),
                 on_failure=lambda error: self._call_soon(self._become_failed, error),
                 logger=logger,
+                nicer=settings.compute_nice,
             )
             for number, name in enumerate(devices)
         ]

@@ -12,6 +12,7 @@ from regard_models import load_bundle
 from regard_server.batcher import Batcher
 from regard_server.catalog import ServedModel
 from regard_server.engine import Engine
+from regard_server.precedence import give_way
 
 
 class DeviceThread:
@@ -26,6 +27,7 @@ class DeviceThread:
         on_ready: called in this thread with the models' descriptions, once they are warm.
         on_failure: called in this thread with what ended it.
         logger: where progress is logged.
+        nicer: how much the thread, and those that compute for it, give way to others where the device is the CPU.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class DeviceThread:
         on_ready: Callable[[list[ServedModel]], None],
         on_failure: Callable[[BaseException], None],
         logger: logging.Logger,
+        nicer: int = 0,
     ) -> None:
         self._number = number
         self._make_engine = engine
@@ -48,6 +51,7 @@ class DeviceThread:
         self._on_ready = on_ready
         self._on_failure = on_failure
         self._logger = logger
+        self._nicer = nicer
         self._thread = threading.Thread(target=self._work, name=f"device-{number}", daemon=True)
 
     @property
@@ -67,6 +71,8 @@ class DeviceThread:
     def _work(self) -> None:
         try:
             engine = self._make_engine()
+            if engine.on_cpu:  # a GPU that waited for its thread would idle
+                give_way(self._nicer)
             self._on_ready(self._load(engine))
             others = [
                 threading.Thread(target=self._serve, args=(engine,), name=f"device-{self._number}-{lane}")

@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )
+    compute_nice: Annotated[int, Field(ge=0, le=19)] = Field(
+        0,
+        description="How much networks on the CPU give way on the cores to decoders and the threads that answer calls, "
+        "as by nice(1); Linux only. Other processes of the same cgroup go before them likewise. 0: not at all.",
+    )
     tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate and its chain; gRPC then speaks TLS only."
     )

@@ -84,6 +84,11 @@ class Engine:
         self._loaded: dict[str, _Loaded] = {}
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether networks run on the cores that everything else needs, too."""
+        return self._device.type == "cpu"
+
+    @property
     def lanes(self) -> int:
         """How many threads may call `run` at a time, to copy one batch while another computes."""
         # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177).

@@ -1,0 +1,89 @@
+"""Which threads give way to others on the cores."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from functools import partial
+
+from regard_server.batcher import Batcher
+from regard_server.cost import CostModel
+from regard_server.device import DeviceThread
+from regard_server.engine import Engine, EngineOptions
+from regard_server.hold import Hold
+from regard_server.precedence import give_way
+from regard_server.scheduler import Scheduler
+
+HERE = 0  # the calling thread
+# Elsewhere nobody gives way.
+BY = 7 if sys.platform == "linux" else 0
+MOST = 19
+
+
+def niceness():
+    """Return the calling thread's."""
+    return os.getpriority(os.PRIO_PROCESS, HERE)
+
+
+def nicer(by):
+    return min(MOST, niceness() + by)
+
+
+def in_a_thread(function):
+    """Return what a function returns in a thread of its own."""
+    returned = []
+    thread = threading.Thread(target=lambda: returned.append(function()))
+    thread.start()
+    thread.join()
+    return returned[0]
+
+
+def test_a_thread_gives_way_and_so_do_those_that_it_starts():
+    """The thread that asks for it is nicer, a thread that it starts is as nice, and everybody else is as before."""
+    before = niceness()
+
+    def work():
+        give_way(BY)
+        return niceness(), in_a_thread(niceness)
+
+    assert in_a_thread(work) == (nicer(BY), nicer(BY))
+    assert niceness() == before
+
+
+def test_nobody_gives_way_by_nothing():
+    """By 0 nothing changes."""
+
+    def work():
+        give_way(0)
+        return niceness()
+
+    assert in_a_thread(work) == niceness()
+
+
+async def test_a_network_on_the_cpu_gives_way():
+    """The thread of a device that is the CPU is nicer by as much as it was told before it loads anything."""
+    logger, costs = logging.getLogger("test"), CostModel()
+    scheduler = Scheduler(lambda _: 1, costs, Hold(0.0, costs))
+    batcher = Batcher(scheduler, lambda _: None, clock=time.monotonic, logger=logger)
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+
+    def tell(_models):
+        loop.call_soon_threadsafe(found.set_result, niceness())
+
+    thread = DeviceThread(
+        engine=partial(Engine, EngineOptions(), logger),
+        sources=[],
+        seed=0,
+        batcher=batcher,
+        on_ready=tell,
+        on_failure=lambda error: loop.call_soon_threadsafe(found.set_exception, error),
+        logger=logger,
+        nicer=BY,
+    )
+    thread.start()
+    assert await found == nicer(BY)
+    batcher.close()
+    assert await asyncio.to_thread(thread.join, 10.0)
