@@ -60,48 +60,52 @@ class MalformedTensorError(ValueError):
     """A `Tensor` message whose fields contradict each other."""
 
 
-def check(tensor: pb.Tensor) -> ElementType:
-    """Return the element type of a tensor whose data has the length that its type and shape imply.
-
-    Raises:
-        MalformedTensorError: the type is unknown, the length is another, or no array has such a shape.
-    """
-    element = ELEMENT_TYPES.get(tensor.dtype)
-    if element is None:
-        known = ", ".join(each.name for each in ELEMENT_TYPES.values())
-        raise MalformedTensorError(f"tensor has no known dtype ({tensor.dtype}); expected one of {known}")
-    if len(tensor.shape) > MAX_AXES:
-        raise MalformedTensorError(f"tensor has {len(tensor.shape)} axes; expected {MAX_AXES} at most")
-    # An axis of length zero makes any shape cost no bytes, so the others are minded apart.
-    if math.prod(length or 1 for length in tensor.shape) > MAX_ELEMENTS:
-        raise MalformedTensorError(f"tensor of shape {tuple(tensor.shape)} is larger than any array can be")
-    expected = element.nbytes(tensor.shape)
-    if len(tensor.data) != expected:
-        raise MalformedTensorError(
-            f"tensor of dtype {element.name} and shape {tuple(tensor.shape)} holds {len(tensor.data)} bytes; "
-            f"expected {expected}"
-        )
-    return element
-
-
 def to_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
     """Return a tensor's values: `shape` as sent, integers scaled to float32, bits as bool.
 
     Raises:
-        MalformedTensorError: see `check`.
+        MalformedTensorError: the type is unknown, the length is not the one that type and shape imply, or no array has
+            such a shape.
     """
-    element = check(tensor)
-    shape = tuple(tensor.shape)
-    stored = np.frombuffer(tensor.data, element.storage)
-    if tensor.dtype == pb.DATA_TYPE_BIT:
+    dtype = tensor.dtype
+    shape = _shape_of(tensor)
+    data = tensor.data  # every look at the field is a copy of it
+    element = _element_of(dtype, shape, len(data))
+    stored = np.frombuffer(data, element.storage)
+    if dtype == pb.DATA_TYPE_BIT:
         rows = stored.reshape(*shape[:-1], -1) if math.prod(shape) else stored.reshape(*shape[:-1], 0)
         columns = shape[-1] if shape else 1
         return np.unpackbits(rows, axis=-1, count=columns).astype(np.bool_).reshape(shape)
-    if tensor.dtype == pb.DATA_TYPE_BFLOAT16:
+    if dtype == pb.DATA_TYPE_BFLOAT16:
         return (stored.astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    if tensor.dtype == pb.DATA_TYPE_INT8:
+    if dtype == pb.DATA_TYPE_INT8:
         return (stored.astype(np.float32) * np.float32(tensor.scale)).reshape(shape)
     return stored.reshape(shape)
+
+
+def _shape_of(tensor: pb.Tensor) -> tuple[int, ...]:
+    """Return a tensor's shape, if an array can have it; see `to_array`."""
+    if len(tensor.shape) > MAX_AXES:
+        raise MalformedTensorError(f"tensor has {len(tensor.shape)} axes; expected {MAX_AXES} at most")
+    shape = tuple(tensor.shape)
+    # An axis of length zero makes any shape cost no bytes, so the others are minded apart.
+    if math.prod([length or 1 for length in shape]) > MAX_ELEMENTS:
+        raise MalformedTensorError(f"tensor of shape {shape} is larger than any array can be")
+    return shape
+
+
+def _element_of(dtype: pb.DataType.ValueType, shape: tuple[int, ...], nbytes: int) -> ElementType:
+    """Return the element type, if a tensor of so many bytes can have it; see `to_array`."""
+    element = ELEMENT_TYPES.get(dtype)
+    if element is None:
+        known = ", ".join(each.name for each in ELEMENT_TYPES.values())
+        raise MalformedTensorError(f"tensor has no known dtype ({dtype}); expected one of {known}")
+    expected = element.nbytes(shape)
+    if nbytes != expected:
+        raise MalformedTensorError(
+            f"tensor of dtype {element.name} and shape {shape} holds {nbytes} bytes; expected {expected}"
+        )
+    return element
 
 
 def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_TYPE_FLOAT32) -> pb.Tensor:
