@@ -62,6 +62,7 @@ def _network():
     from regard_server.cores import usable_cores  # noqa: PLC0415
     from regard_server.engine.mode import EAGER, Mode  # noqa: PLC0415
     from regard_server.engine.openvino_runner import OpenVinoRunner  # noqa: PLC0415
+    from regard_server.engine.streams import streams_for  # noqa: PLC0415
     from regard_server.engine.torch_runner import TorchRunner  # noqa: PLC0415
     from regard_server.settings import default_cache_dir  # noqa: PLC0415
     from regard_server.work import BatchKey  # noqa: PLC0415
@@ -78,7 +79,9 @@ def _network():
             logger=logging.getLogger(),
         )
     else:
-        runner = TorchRunner(bundle.model, bundle.preprocessing, EAGER, torch.device("cpu"))
+        device = torch.device("cpu")
+        streams = streams_for(device)
+        runner = TorchRunner(bundle.model, bundle.preprocessing, EAGER, device, streams=streams)
     prepared = bundle.preprocessing
     key = BatchKey("peer", "pixels", prepared.height, prepared.width, "pooled")
     return lambda pictures: runner.run(key, pictures, ("embedding",))["embedding"]
