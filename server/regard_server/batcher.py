@@ -63,7 +63,9 @@ class Batcher:
         self._deliver = deliver
         self._clock = clock
         self._logger = logger
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # a coroutine that is collected as garbage in here may give its room back
         self._changed = threading.Condition(self._lock)
         self._closed = False
         self._refused = -math.inf  # when somebody was, last
@@ -126,7 +128,7 @@ class Batcher:
                 raise UnavailableError("the server is shutting down")
             now = self._clock()
             for entry in entries:
-                self._scheduler.redeem(entry, now)
+                self._scheduler.add(entry, now)
             self._changed.notify(len(entries))
 
     def discard(self, entry: Entry) -> bool:

@@ -72,7 +72,7 @@ class DeviceThread:
         try:
             engine = self._make_engine()
             if engine.on_cpu:  # a GPU that waited for its thread would idle
-                give_way(self._nicer)
+                self._give_way()
             self._on_ready(self._load(engine))
             others = [
                 threading.Thread(target=self._serve, args=(engine,), name=f"device-{self._number}-{lane}")
@@ -85,6 +85,12 @@ class DeviceThread:
                 other.join()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the owner must hear of it
             self._on_failure(error)
+
+    def _give_way(self) -> None:
+        try:
+            give_way(self._nicer)
+        except OSError as error:
+            self._logger.warning("networks are as urgent as those who answer: %s", error.strerror)
 
     def _serve(self, engine: Engine) -> None:
         try:

@@ -123,21 +123,13 @@ class Scheduler:
         if promised:
             self._backlog.change(key, -min(count, promised))
 
-    def redeem(self, entry: Entry, now: float) -> None:
-        """Let an entry wait that was promised room."""
+    def add(self, entry: Entry, now: float) -> None:
+        """Let an entry wait; it redeems a promise of its kind, if there is one."""
         promised = self._reserved.pop(entry.key, 0)
         if promised > 1:
             self._reserved[entry.key] = promised - 1
         if not promised:
             self._backlog.change(entry.key, 1)
-        self._wait(entry, now)
-
-    def add(self, entry: Entry, now: float) -> None:
-        """Let an entry wait."""
-        self._backlog.change(entry.key, 1)
-        self._wait(entry, now)
-
-    def _wait(self, entry: Entry, now: float) -> None:
         entry.waiting = True
         number = next(self._numbers)
         self._everybody.push(entry, number)

@@ -107,6 +107,7 @@ class Load:
     async def _forever(self) -> None:
         while True:
             await self._one()
+            await asyncio.sleep(0)  # a client that refuses by itself would keep the loop to itself
 
     async def _one(self) -> None:
         began = time.perf_counter()

@@ -136,8 +136,8 @@ class Queue(Scheduler):
         self._signal = Signal()
         self.longest = 0
 
-    def _wait(self, entry, now):
-        super()._wait(entry, now)
+    def add(self, entry, now):
+        super().add(entry, now)
         self.longest = max(self.longest, len(self))
         self._signal.notify()
 

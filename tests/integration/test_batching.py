@@ -1,10 +1,13 @@
 """Dynamic batching, deadlines and cancellation, over real channels with the device held at a gate."""
 
+import math
+
 import grpc
 import numpy as np
 import pytest
 
 from regard_proto.v1 import features_pb2 as pb
+from regard_server import batcher
 from regard_server.work import BatchKey
 
 
@@ -152,13 +155,19 @@ def test_who_cannot_be_answered_in_time_is_refused_at_once(served, swamped, pict
     served.assert_empty()
 
 
-def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped, pictures):
+def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped, pictures, monkeypatch):
     """Once somebody was refused, and where deadlines are known before messages, no request is not even read."""
-    assert served.begin(*pictures(1), timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    monkeypatch.setattr(batcher, "_LATELY_S", math.inf)
     call = served.channel.unary_unary("/regard.v1.FeatureService/Extract")
-    with pytest.raises(grpc.RpcError) as error:
-        call(b"no message", timeout=60)
-    unread = error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def code_of_no_request():
+        with pytest.raises(grpc.RpcError) as error:
+            call(b"no message", timeout=60)
+        return error.value.code()
+
+    assert code_of_no_request() is grpc.StatusCode.INVALID_ARGUMENT
+    assert served.begin(*pictures(1), timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    unread = code_of_no_request() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert unread == (frontend == "direct")
     served.gate.open()
     assert all(future.result().results for future in swamped)

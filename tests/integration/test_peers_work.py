@@ -26,6 +26,7 @@ def test_every_picture_gets_an_embedding_of_its_own(tmp_path, mode):
     model = tmp_path / "tiny.safetensors"
     save_bundle(model, create("resnet_tiny"), preprocessing=Preprocessing(32, 32, 32), source="test")
     told = {"PEER_CASE": "tiny", "PEER_MODEL": str(model), "PEER_MODE": mode, "PEER_PORT": "0"}
+    told["XDG_CACHE_HOME"] = str(tmp_path)
     served = subprocess.run(
         [sys.executable, "-c", SERVE],
         env={**os.environ, **told, "PYTHONPATH": str(PEERS)},

@@ -5,7 +5,8 @@ as fast as fixed ones, so nothing is padded. Tracing takes about two seconds, so
 folder under the hash of everything that it was made from.
 
     few pictures     all threads on each layer, which wait for each other at its end
-    many             blocks ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒▒▒ ▒▒▒, one after another, all threads on each layer
+    many of a light  blocks ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒▒▒ ▒▒▒, one after another, all threads on each layer
+    network
     many of a slow   pieces ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     each thread takes the next piece, and they wait
     network                 ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     for each other once, at the end of the batch
 
@@ -14,10 +15,10 @@ ResNet-50, 32 pictures, two cores: 0 to 5 % more pictures a second on a quiet ma
 a third of a core. A network that is done with a picture in a millisecond gains nothing by it.
 
 OpenVINO keeps what it made for a batch size for as long as the process lives: 4 MB of each size that comes, of the
-default network, and 20 ms of the first batch of it. So batches are run in blocks that are about as quick as the whole
-(32 pictures of 160×160: 2 % slower), by a graph of that one size, and what is left of them has few sizes. A graph that
-serves several takes half a millisecond to change between them, which a block is spared. "Starting" in the README of
-tests/benchmarks has the figures.
+default network, and 20 ms of the first batch of it. So batches of light networks are run in blocks that are about as
+quick as the whole (32 pictures of 160×160: 2 % slower), by a graph of that one size, and what is left of them has few
+sizes. A graph that serves several takes half a millisecond to change between them, which a block is spared. "Starting"
+in the README of tests/benchmarks has the figures.
 """
 
 import hashlib
@@ -48,9 +49,13 @@ _SLOW_S = 0.008
 _PIECES = 4
 """Of a batch for each thread, so that the last are over at about the same time."""
 _LARGEST_PIECE = 4
-_BLOCK_PIXELS = 8 * 160 * 160
-"""In a block. 32 pictures take 14 % longer in blocks of 8 by ResNet-18 at 64×64, 7 % in blocks of 4 by ea_mini."""
+_BLOCK_PIXELS = 4 * 160 * 160
+"""In a block, for each thread. By two, 32 pictures take 14 % longer in blocks of 8 by ResNet-18 at 64×64, and 7 % in
+blocks of 4 by ea_mini. More than two were not measured."""
 _SMALLEST_BLOCK = 2
+_LIGHT = 4_000_000
+"""Parameters of a network that is run in blocks, at most: their graph has weights of its own. Of ResNet-50 they would
+take 50 MB more, and all sizes that come take 40."""
 
 
 def import_openvino() -> Any:
@@ -98,7 +103,7 @@ class OpenVinoRunner:
         }
         whole = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
         self._request = whole.create_infer_request()
-        self._block = max(_SMALLEST_BLOCK, _BLOCK_PIXELS // (prepared.height * prepared.width))
+        self._block = max(_SMALLEST_BLOCK, threads * _BLOCK_PIXELS // (prepared.height * prepared.width))
         self._full: Any = None
         self._threads = threads
         self._queue: Any = None
@@ -106,7 +111,7 @@ class OpenVinoRunner:
             divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)
-        elif self._block < max_batch:
+        elif self._block < max_batch and bundle.parameters <= _LIGHT:
             graph.reshape([self._block, *self._size, 3])
             full = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
             self._full = full.create_infer_request()

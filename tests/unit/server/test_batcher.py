@@ -8,7 +8,12 @@ import pytest
 
 from regard_server.batcher import Batcher
 from regard_server.cost import CostModel
-from regard_server.errors import ComputationError, DeadlineExpiredError, UnavailableError
+from regard_server.errors import (
+    ComputationError,
+    DeadlineExpiredError,
+    OverloadedError,
+    UnavailableError,
+)
 from regard_server.hold import Hold
 from regard_server.scheduler import Scheduler
 from regard_server.waiting import Entry
@@ -237,3 +242,20 @@ def test_abandoning_answers_whoever_waits(batcher):
     assert batcher.waiting == 0
     with pytest.raises(UnavailableError):
         submit(batcher, 0)
+
+
+def test_it_is_said_for_a_second_that_somebody_was_refused(batcher, clock):
+    """Whoever would be late is refused, and that others may be, too, is known for a while and then forgotten."""
+    batcher.learn("key", 1, 1.0)
+    submit(batcher, 1)
+    assert not batcher.refusing
+    batcher.reserve("key", 1, ready=clock.now, deadline=clock.now + 100)
+    assert not batcher.refusing
+    with pytest.raises(OverloadedError):
+        batcher.reserve("key", 1, ready=clock.now, deadline=clock.now + 0.5)
+    assert batcher.refusing
+    clock.now += 1.0
+    assert not batcher.refusing
+    with pytest.raises(OverloadedError):
+        batcher.foresee(clock.now + 0.5)
+    assert batcher.refusing

@@ -70,15 +70,17 @@ async def test_a_network_on_the_cpu_gives_way():
     loop = asyncio.get_running_loop()
     found = loop.create_future()
 
-    def tell(_models):
-        loop.call_soon_threadsafe(found.set_result, niceness())
+    class Told(Engine):
+        def load(self, bundle):
+            loop.call_soon_threadsafe(found.set_result, niceness())
+            return super().load(bundle)
 
     thread = DeviceThread(
-        engine=partial(Engine, EngineOptions(), logger),
-        sources=[],
+        engine=partial(Told, EngineOptions(), logger),
+        sources=[("tiny", "resnet_tiny")],
         seed=0,
         batcher=batcher,
-        on_ready=tell,
+        on_ready=lambda _models: None,
         on_failure=lambda error: loop.call_soon_threadsafe(found.set_exception, error),
         logger=logger,
         nicer=BY,

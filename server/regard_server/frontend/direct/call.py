@@ -57,7 +57,8 @@ class Call(Context):
     def leave(self) -> None:
         """The caller has left: end the servicer's function, if it still runs."""
         self._left = True
-        # A task that is cancelled before its first step never ends what it should; this one sees for itself.
+        # A task that is cancelled before its first step never ends what it should; this one sees for itself. Nobody
+        # else cancels it but an event loop that is closed under the server.
         if self.task and self._running and not self._finished:
             self.task.cancel()
 
@@ -109,4 +110,7 @@ class Call(Context):
         self.task = None  # it and this call would keep each other
         on_over(self)
         for callback in self._callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                self._logger.exception("a bug in what was to be done after %s", self._method.name)

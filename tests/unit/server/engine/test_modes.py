@@ -116,7 +116,7 @@ def test_the_default_network_has_a_bounded_number_of_batch_sizes():
     runner = OpenVinoRunner(
         load_bundle(DEFAULT_MODEL),
         Mode("openvino", "float32"),
-        threads=1,
+        threads=2,
         max_batch=32,
         cache=None,
         logger=LOGGER,
