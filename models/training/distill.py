@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "--cache", type=Path, default=Path(".cache/training"), help="folder of everything fetched"
     )
-    parser.add_argument("--chunks", type=int, default=40, help="of the pool, each of 1500 views")
+    parser.add_argument("--chunks", type=int, default=76, help="of the pool, each of 1500 views")
     parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
     parser.add_argument("--ship", action="store_true", help="train no more; measure, and write the files")
     options = parser.parse_args()
