@@ -63,9 +63,8 @@ class Batcher:
         self._deliver = deliver
         self._clock = clock
         self._logger = logger
-        self._lock = (
-            threading.RLock()
-        )  # a coroutine that is collected as garbage in here may give its room back
+        # A coroutine that is collected as garbage while this is held may give its room back.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
         self._refused = -math.inf  # when somebody was, last

@@ -54,7 +54,6 @@ class Regard:
     def arrive(self, item: Item, now: float) -> bool:
         if self._scheduler.reserve("k", 1, ready=now, deadline=item.deadline, now=now):
             return False
-        self._scheduler.release("k")
         item.entry = Entry("k", item, None, item.deadline, arrived=now)
         self._scheduler.add(item.entry, now)
         return True

@@ -72,7 +72,6 @@ class Load:
 
         began = time.thread_time()
         for entry in entries:
-            scheduler.release(entry.key)
             scheduler.add(entry, now)
         spent.add("add", began, len(entries))
 

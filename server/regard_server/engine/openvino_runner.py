@@ -103,18 +103,18 @@ class OpenVinoRunner:
         }
         whole = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
         self._request = whole.create_infer_request()
-        self._block = max(_SMALLEST_BLOCK, threads * _BLOCK_PIXELS // (prepared.height * prepared.width))
-        self._full: Any = None
+        self._block, self._full = max_batch, self._request  # one block, unless smaller ones pay
+        block = max(_SMALLEST_BLOCK, threads * _BLOCK_PIXELS // (prepared.height * prepared.width))
         self._threads = threads
         self._queue: Any = None
         if threads > 1 and self._piece(max_batch) > 1 and self._seconds() * threads > _SLOW_S:
             divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)
-        elif self._block < max_batch and bundle.parameters <= _LIGHT:
-            graph.reshape([self._block, *self._size, 3])
+        elif block < max_batch and bundle.parameters <= _LIGHT:
+            graph.reshape([block, *self._size, 3])
             full = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
-            self._full = full.create_infer_request()
+            self._block, self._full = block, full.create_infer_request()
 
     def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
         """Tell whether these are embeddings of pictures at the model's input size."""
@@ -137,8 +137,6 @@ class OpenVinoRunner:
 
     def blocks(self, pictures: int) -> list[int]:
         """Return the sizes of what a batch that is not divided among the threads is run in."""
-        if self._full is None:
-            return [pictures]
         full, rest = divmod(pictures, self._block)
         return [self._block] * full + [rest] * (rest > 0)
 
@@ -146,7 +144,7 @@ class OpenVinoRunner:
         found: list[npt.NDArray[np.float32]] = []
         start = 0
         for size in self.blocks(len(pictures)):
-            request = self._full if self._full is not None and size == self._block else self._request
+            request = self._full if size == self._block else self._request
             outputs = request.infer([pictures[start : start + size]], share_inputs=True)
             found.append(np.array(outputs[0], np.float32))  # the request reuses its buffer
             start += size
