@@ -1,12 +1,15 @@
 """Which threads give way to others on the cores."""
 
 import asyncio
+import errno
 import logging
 import os
 import sys
 import threading
 import time
 from functools import partial
+
+import pytest
 
 from regard_server.batcher import Batcher
 from regard_server.cost import CostModel
@@ -62,8 +65,9 @@ def test_nobody_gives_way_by_nothing():
     assert in_a_thread(work) == niceness()
 
 
-async def test_a_network_on_the_cpu_gives_way():
-    """The thread of a device that is the CPU is nicer by as much as it was told before it loads anything."""
+@pytest.fixture
+async def loaded_at():
+    """Run a device's thread until it loads its network; return how nice it is then."""
     logger, costs = logging.getLogger("test"), CostModel()
     scheduler = Scheduler(lambda _: 1, costs, Hold(0.0, costs))
     batcher = Batcher(scheduler, lambda _: None, clock=time.monotonic, logger=logger)
@@ -75,17 +79,38 @@ async def test_a_network_on_the_cpu_gives_way():
             loop.call_soon_threadsafe(found.set_result, niceness())
             return super().load(bundle)
 
-    thread = DeviceThread(
-        engine=partial(Told, EngineOptions(), logger),
-        sources=[("tiny", "resnet_tiny")],
-        seed=0,
-        batcher=batcher,
-        on_ready=lambda _models: None,
-        on_failure=lambda error: loop.call_soon_threadsafe(found.set_exception, error),
-        logger=logger,
-        nicer=BY,
-    )
-    thread.start()
-    assert await found == nicer(BY)
-    batcher.close()
-    assert await asyncio.to_thread(thread.join, 10.0)
+    async def load():
+        thread = DeviceThread(
+            engine=partial(Told, EngineOptions(), logger),
+            sources=[("tiny", "resnet_tiny")],
+            seed=0,
+            batcher=batcher,
+            on_ready=lambda _models: None,
+            on_failure=lambda error: loop.call_soon_threadsafe(found.set_exception, error),
+            logger=logger,
+            nicer=BY,
+        )
+        thread.start()
+        nice = await found
+        batcher.close()
+        assert await asyncio.to_thread(thread.join, 10.0)
+        return nice
+
+    return load
+
+
+async def test_a_network_on_the_cpu_gives_way(loaded_at):
+    """The thread of a device that is the CPU is nicer by as much as it was told before it loads anything."""
+    assert await loaded_at() == nicer(BY)
+
+
+async def test_a_network_that_may_not_give_way_is_served_all_the_same(loaded_at, monkeypatch, caplog):
+    """Where a sandbox forbids it, the log says so, and the network is as urgent as everything else."""
+    before = niceness()
+
+    def forbid(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    assert await loaded_at() == before
+    assert ("as urgent as those who answer: Operation not permitted" in caplog.text) == bool(BY)
