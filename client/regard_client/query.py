@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, TypeVar
 
@@ -60,6 +60,7 @@ class Query:
     expected_fingerprint: str = ""
     priority: Priority = "interactive"
     attention_reduction: AttentionReduction = "none"
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _look_up("encoding", self.encoding, _ENCODINGS)
@@ -67,6 +68,11 @@ class Query:
         _look_up("attention_reduction", self.attention_reduction, _REDUCTIONS)
         if not self.outputs or not all(self.outputs):
             raise ValueError(f"outputs are {self.outputs}; name at least one, such as 'embedding'")
+        values = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash  # asked for several times an image
 
     def request(self, pictures: Sequence[Picture], request_id: str) -> pb.ExtractRequest:
         """Return the message that asks this of some images."""

@@ -23,6 +23,7 @@ from regard_proto.v1.features_pb2 import DESCRIPTOR, ExtractRequest
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
+from regard_server.build import this_build
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import Catalog, ModelState, ServedModel
 from regard_server.cores import usable_cores
@@ -260,6 +261,10 @@ class Server:
             self._options(),
             self._logger,
             max_calls=self._settings.max_concurrent_calls,
+        )
+        build = this_build()
+        self.metrics.build_info.labels(build.version, self._front_end.name, str(build.compiled).lower()).set(
+            1
         )
         wanted = self._settings.address
         credentials = self._credentials()

@@ -91,6 +91,12 @@ class Metrics:
             ["what", "outcome"],
             registry=self.registry,
         )
+        self.build_info = Gauge(
+            "regard_build_info",
+            "1: what runs, which front end serves, and whether its hot path is compiled.",
+            ["version", "frontend", "compiled"],
+            registry=self.registry,
+        )
         self.model_info = Gauge(
             "regard_model_info",
             "1 for every model that was loaded.",

@@ -14,7 +14,7 @@ import numpy as np
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.app import Server
-from regard_server.batcher import Batcher
+from regard_server.device import DeviceThread
 from regard_server.frontend.choose import make_front_end
 from regard_server.frontend.routes import Routes
 from regard_server.lifecycle import settle_memory
@@ -26,9 +26,12 @@ METHOD = "regard.v1.FeatureService", "Extract"
 
 def without_model() -> None:
     """Have every batch answered with the same vectors, without looking at its images."""
-    serve = Batcher.serve
     rows = {"embedding": np.zeros(64, np.float32)}
-    Batcher.serve = lambda self, _, *rest: serve(self, lambda _, batch: [rows] * len(batch), *rest)
+
+    def serve(device, _engine):
+        device._batcher.serve(lambda _, batch: [rows] * len(batch), device._number)
+
+    DeviceThread._serve = serve
 
 
 async def serve_echo(frontend: str) -> None:

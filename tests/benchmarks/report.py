@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from regard_server.build import this_build
+
 RESULTS = Path("bench-results")
 # Others who share the machine disturb every figure; what ran before this began tells how much.
 LOAD_AT_START = os.getloadavg()[0]
@@ -27,6 +29,7 @@ def machine() -> dict[str, Any]:
         "load_average_at_start": LOAD_AT_START,
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "grpcio", "protobuf")},
+        "compiled": this_build().compiled,
     }
 
 

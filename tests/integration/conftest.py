@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,11 +29,12 @@ from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
 from regard_server.app import Server
 from regard_server.engine import Engine
 from regard_server.request_id import current_request_id
-from regard_server.scheduler import Scheduler
 from regard_server.settings import Settings
 
 PATIENCE_S = 60.0
 """How long a test waits for an event before it gives up; no test is meant to need it."""
+POLL_S = 0.001
+"""Between two looks at what cannot say that it has changed."""
 
 
 class Signal:
@@ -128,32 +130,21 @@ class GatedEngine(Engine):
         return super().run(key, batch)
 
 
-class Queue(Scheduler):
-    """The real scheduler, whose length can be waited on."""
+class Queue:
+    """The real scheduler, looked at again and again: nothing of it can be replaced where it is compiled."""
 
-    def __init__(self, plain):
-        super().__init__(plain._max_batch, plain._costs, plain._hold)
-        self._signal = Signal()
-        self.longest = 0
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
 
-    def add(self, entry, now):
-        super().add(entry, now)
-        self.longest = max(self.longest, len(self))
-        self._signal.notify()
-
-    def discard(self, entry):
-        left = super().discard(entry)
-        self._signal.notify()
-        return left
-
-    def decide(self, now, *, device=0, flush=False):
-        decision = super().decide(now, device=device, flush=flush)
-        self._signal.notify()
-        return decision
+    def __len__(self):
+        return len(self.scheduler)
 
     def until(self, length):
         """Wait until so many entries wait for the device."""
-        self._signal.wait_for(lambda: len(self) == length, lambda: f"{length} waiting, not {len(self)}")
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self) != length:
+            assert time.monotonic() < deadline, f"waited in vain for {length} waiting, not {len(self)}"
+            time.sleep(POLL_S)
 
 
 @dataclasses.dataclass
@@ -201,9 +192,14 @@ class Served:
         Others may expire on their way, or be refused by a server that is too slow for them.
         """
         late = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
-        while not reached():
-            error = self.begin(*images, timeout=1.0).exception()
-            assert error.code() in late, error
+        came = False
+        while not came:
+            call = self.begin(*images, timeout=1.0)
+            while not call.done():
+                came = came or reached()
+                time.sleep(POLL_S)
+            assert call.exception().code() in late, call.exception()
+            came = came or reached()
 
     def metric(self, name, **labels):
         return self.server.metrics.registry.get_sample_value(name, labels)
@@ -247,16 +243,15 @@ def launch(loop, *, wait=True, **settings):
 
     async def start():
         server = Server(Settings(**given), logger)
-        server._batcher._scheduler = queue = Queue(server._batcher._scheduler)
         for device in server._devices:
             device._make_engine = partial(GatedEngine, gate, *device._make_engine.args)
         await server.start()
         if wait:
             await server.ready()
-        return server, queue
+        return server
 
-    server, queue = asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE_S)
-    served = Served(server, loop, gate, queue, journal)
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result(PATIENCE_S)
+    served = Served(server, loop, gate, Queue(server._batcher._scheduler), journal)
     served.channel = served.connect()
     return served
 

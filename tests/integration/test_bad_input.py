@@ -1,29 +1,22 @@
 """Bad input over a real channel: its own code, a stable reason, and no harm to anybody else."""
 
-import io
 import math
 import struct
 import threading
-import time
 import zlib
 
 import grpc
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from encoded import jpeg
 
 from regard_client import Client
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
+from regard_server import images
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-
-
-def jpeg():
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(file, "JPEG")
-    return file.getvalue()
 
 
 def png(width, height):
@@ -254,43 +247,47 @@ def test_metadata_beyond_all_measure(shared, pictures):
     assert shared.extract(*pictures(1)).results
 
 
-def test_a_deadline_that_has_passed(serve, pictures, monkeypatch):
+class Expired:
+    """The context of a call whose time is over when the server looks at it, which a quick server rarely sees."""
+
+    code = None
+
+    def invocation_metadata(self):
+        return ()
+
+    def set_trailing_metadata(self, _metadata):
+        pass
+
+    def time_remaining(self):
+        return 0.0
+
+    async def abort(self, code, _details, _trailers):
+        self.code = code
+
+
+def test_a_deadline_that_has_passed(serve, pictures):
     """Nothing is computed for a caller who has stopped waiting by the time that the server looks at his call."""
-    from regard_server.servicers import features  # noqa: PLC0415 - the module that is slowed
-
-    served = serve()
-    came, remaining_s = threading.Event(), features._remaining_s
-
-    def stalled(context):
-        came.set()
-        while left_s := remaining_s(context):
-            time.sleep(left_s)
-        return left_s
-
-    with monkeypatch.context() as patch:
-        patch.setattr(features, "_remaining_s", stalled)
-        # Not one without any time: gRPC rounds up to the next millisecond, in which a quick server answers.
-        served.expire(came.is_set, *pictures(1))
-        served.journal.until("Extract DEADLINE_EXCEEDED")
+    served, late = serve(), Expired()
+    extract = served.server._make_routes().methods["/regard.v1.FeatureService/Extract"].unary_unary
+    served.await_(extract(pb.ExtractRequest(images=pictures(1)).SerializeToString(), late))
+    assert late.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert served.extract(*pictures(1)).results
     assert served.gate.batches == [1]
-    assert served.metric("regard_items_total", model="resnet_tiny", outcome="late")
+    assert served.metric("regard_items_total", model="resnet_tiny", outcome="late") == 1
     served.assert_empty()
 
 
 @pytest.fixture
 def slow_decoding(monkeypatch):
     """Hold every decoding of a file until it is let go: (began, go)."""
-    from regard_server.servicers import requests  # noqa: PLC0415 - the module that is slowed
-
-    began, go, decode = threading.Semaphore(0), threading.Event(), requests.decode
+    began, go, read_jpeg = threading.Semaphore(0), threading.Event(), images.read_jpeg
 
     def slow(*arguments):
         began.release()
         assert go.wait(30)
-        return decode(*arguments)
+        return read_jpeg(*arguments)
 
-    monkeypatch.setattr(requests, "decode", slow)
+    monkeypatch.setattr(images, "read_jpeg", slow)
     yield began, go
     go.set()
 

@@ -95,7 +95,7 @@ def test_different_wishes_ride_together(served, busy, pictures):
 
 def test_an_expired_caller_is_answered_and_never_run(served, busy, pictures):
     """A deadline that passes in the queue is DEADLINE_EXCEEDED for its caller, and no dead work for the device."""
-    served.expire(lambda: served.queue.longest >= 3, *pictures(3))
+    served.expire(lambda: len(served.queue) >= 3, *pictures(3))
     served.journal.until("Extract ", 1)
     served.queue.until(0)
     served.gate.open()
@@ -112,7 +112,9 @@ def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, re
     behind = served.begin(*pictures(1), timeout=70)  # the last of all may always try
     served.queue.until(3)
     for size in (1, 2) * 100:  # learnt while they wait, an outlier at a time: far longer than their deadline
-        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+        served.queue.scheduler._costs.observe(
+            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
+        )
     served.gate.open()
     with pytest.raises(grpc.RpcError) as error:
         future.result()
@@ -130,7 +132,9 @@ def swamped(served, busy, pictures):
     waiting = served.begin(*pictures(1))
     served.queue.until(1)
     for size in (1, 2) * 100:
-        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+        served.queue.scheduler._costs.observe(
+            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
+        )
     return busy, waiting
 
 
@@ -182,7 +186,9 @@ def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not
     another = served.begin(*pictures(1), timeout=70)
     served.queue.until(2)
     for size in (1, 2, 8) * 100:
-        served.queue._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+        served.queue.scheduler._costs.observe(
+            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
+        )
     served.gate.open()
     results = future.result().results
     assert [result.WhichOneof("outcome") for result in results] == ["features"] * 8 + ["error"]

@@ -6,6 +6,8 @@ import string
 import urllib.error
 import urllib.parse
 import urllib.request
+from importlib.metadata import version
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_proto.v1.features_pb2_grpc import FeatureServiceStub
+from regard_server import scheduler
 
 
 @pytest.fixture
@@ -80,6 +83,13 @@ def test_the_model_is_named_with_its_fingerprint(shared, scrape):
         "device": "cpu",
     }
     assert seen["regard_ready",] == 1
+
+
+def test_the_build_is_named(shared, frontend, scrape):
+    """Operators see which replicas are compiled, and which fell back to the slower front end."""
+    (info,) = (dict(key[1:]) for key in scrape(shared) if key[0] == "regard_build_info")
+    compiled = str(Path(scheduler.__file__).suffix != ".py").lower()
+    assert info == {"version": version("regard"), "frontend": frontend, "compiled": compiled}
 
 
 def made_up(count):

@@ -6,6 +6,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from encoded import jpeg
 
 from regard_proto.v1 import features_pb2 as pb
 
@@ -194,7 +195,7 @@ def test_a_deadline_of_the_stream_holds_for_its_requests(serve, ask):
             list(responses)
         sender.close()
         assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    served.journal.until("StreamExtract CANCELLED")
+    served.journal.until("StreamExtract ")  # cancelled, or done with a request that was late by then
     served.assert_empty()
 
 
@@ -218,9 +219,9 @@ def test_a_bug_in_one_request_does_not_end_the_stream(serve, stream, ask, monkey
     def fail(*_):
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr("regard_server.servicers.requests.decode", fail)
+    monkeypatch.setattr("regard_server.images.read_jpeg", fail)
     sender, responses = stream(served)
-    sender.send(ask("bug", [pb.Image(encoded=b"x"), pb.Image(encoded=b"x")]))
+    sender.send(ask("bug", [pb.Image(encoded=jpeg())] * 2))
     answer = next(responses)
     assert (answer.request_id, answer.error.code) == ("bug", 13)
     assert "secret" not in answer.error.message

@@ -2,15 +2,24 @@
 
 import asyncio
 import gc
+import logging
 import weakref
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from regard_server.answers import Answers, Room
-from regard_server.errors import UndecodableImageError
+from regard_server.batcher import Batcher
+from regard_server.cost import CostModel
+from regard_server.errors import OverloadedError, UndecodableImageError
+from regard_server.hold import Hold
 from regard_server.request import Result, Timings
+from regard_server.scheduler import Scheduler
+from regard_server.work import BatchKey
+
+KEY = BatchKey("a", "pixels", 32, 32, "pooled")
 
 
 def result(number):
@@ -92,22 +101,31 @@ async def test_an_error_keeps_nothing_alive_once_it_was_handled():
         gc.enable()
 
 
-class Releases:
-    """Takes down what is given back."""
-
-    def __init__(self):
-        self.given_back = []
-
-    def release(self, key, count):
-        self.given_back.append((key, count))
-
-
 def test_room_is_given_back_once_unless_it_was_taken():
     """A promise is redeemed by an entry or released, never both and never twice."""
-    batcher = Releases()
-    for room in (Room("left", batcher), Room("taken", batcher)):
-        if room.key == "taken":
-            room.taken()
-        room.give_back()
-        room.give_back()
-    assert batcher.given_back == [("left", 1)]
+    costs = CostModel()
+    costs.observe(KEY, 1, 1.0)
+    batcher = Batcher(
+        Scheduler(lambda _key: 1, costs, Hold(0.0, costs)),
+        lambda _outcomes: None,
+        clock=lambda: 100.0,
+        logger=logging.getLogger("answers"),
+    )
+
+    def fill():
+        """Promise room until there is none; return how many pictures found some."""
+        found = 0
+        with suppress(OverloadedError):
+            while True:
+                batcher.reserve(KEY, 1, ready=100.0, deadline=105.0)
+                found += 1
+        return found
+
+    assert fill() >= 2
+    left, taken = Room(KEY, batcher), Room(KEY, batcher)
+    taken.taken()
+    taken.give_back()
+    assert fill() == 0
+    left.give_back()
+    left.give_back()
+    assert fill() == 1

@@ -44,6 +44,7 @@ def metrics():
         most_bytes=1,
     )
     metrics.reused.labels("m", "cache")
+    metrics.build_info.labels("1", "direct", "true")
     metrics.model_info.labels("m", "f", "true", "float32", "eager", "cpu")
     return metrics
 

@@ -112,7 +112,8 @@ def test_an_error_of_one_picture_is_a_status_with_its_timings():
     """Whoever failed is told why, by code and reason, and where the time went."""
     result = Result(UndecodableImageError("it is broken"), Timings(decode_s=0.25, total_s=0.5))
     response = pb.ExtractResponse()
-    assert add_result(response, result, None, encoder(pb.ExtractRequest())) == 0
+    request = Request(TINY, [], ("embedding",), arrived=0.0, deadline=1.0, priority=0)
+    assert add_result(response, result, request, encoder(pb.ExtractRequest())) == 0
     (encoded,) = response.results
     assert encoded.WhichOneof("outcome") == "error"
     assert (encoded.error.code, encoded.error.message) == (3, "it is broken")

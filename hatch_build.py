@@ -1,0 +1,74 @@
+"""Compile what every call runs through, while a wheel is built.
+
+    HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=constraints.txt pip install '.[server,openvino]'
+
+mypyc turns typed Python into C. The modules that pyproject.toml names are compiled as they stand, and their sources go
+along, for tracebacks. Without the variable a wheel is pure Python, and an editable install always is.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# Below these lie the packages: what is left of a path is where it goes in the wheel.
+ROOTS = ("proto", "models", "server", "client")
+
+
+class CompileHook(BuildHookInterface[Any]):
+    """Hatch's hook: adds extension modules to a wheel."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile into a folder of this build's own, and have the wheel include what came out."""
+        if version == "editable":
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="regard-mypyc-")
+        built = compiled(Path(self.root), self.config["modules"], Path(self._folder.name))
+        build_data["force_include"].update(built)
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatch's
+        """Remove that folder."""
+        if version != "editable":
+            self._folder.cleanup()
+
+
+def compiled(root: Path, modules: list[str], folder: Path) -> dict[str, str]:
+    """Compile modules below `root`; return where each extension module lies and where it goes in a wheel.
+
+    Raises:
+        SystemExit: a module has an error of types, or something that mypyc does not compile.
+        setuptools.errors.CompileError: the C compiler failed; is one installed, and Python's headers?
+    """
+    # Only here: they are installed where the hook is enabled.
+    from mypyc.build import mypycify  # noqa: PLC0415
+    from setuptools import Distribution  # noqa: PLC0415
+
+    os.environ["MYPYPATH"] = os.pathsep.join(str(root / each) for each in ROOTS)
+    extensions = mypycify(
+        [
+            "--config-file=",
+            f"--cache-dir={folder / 'mypy'}",
+            "--explicit-package-bases",
+            "--namespace-packages",
+            "--follow-imports=silent",
+            "--ignore-missing-imports",
+            *(str(root / each) for each in modules),
+        ],
+        debug_level="0",
+        multi_file=True,
+        target_dir=str(folder / "c"),
+        group_name="regard",
+    )
+    command: Any = Distribution({"name": "regard", "ext_modules": extensions}).get_command_obj("build_ext")
+    command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "objects")
+    command.parallel = os.cpu_count()
+    command.ensure_finalized()
+    command.run()
+    suffix = ".pyd" if sys.platform == "win32" else ".so"
+    lib = folder / "lib"
+    return {str(path): path.relative_to(lib).as_posix() for path in lib.rglob(f"*{suffix}")}
