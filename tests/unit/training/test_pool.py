@@ -16,6 +16,8 @@ from regard_training.pool import Pictures, Pool, PoolPlan, complete_chunks, make
 
 SAMPLES = Pictures(tuple(sample_photographs()))
 NAMESAKES = {
+    "usr/lib/python3/dist-packages/odoo/addons/website/static/src/img/library/clock.jpg",
+    "usr/lib/python3/dist-packages/odoo/addons/website/static/src/img/library/rocket.jpg",
     "usr/share/doc/libjs-jquery-backstretch/examples/coffee.jpg",
     "usr/share/doc/libjs-jquery-ui-docs/examples/position/images/rocket.jpg",
     "usr/share/pixmaps/faces/legacy/astronaut.jpg",
