@@ -1,7 +1,7 @@
 """What a source of pictures is, and the sources that are listed as data beside this file.
 
-`more_photographs.toml` names photographs file by file; `drawings.toml` names folders of drawings and the emoji that two
-sets draw.
+`more_photographs.toml` names photographs file by file; `drawings.toml` names folders of drawings and the emoji that
+some sets draw.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def named_photographs() -> tuple[Source, ...]:
 
 
 def listed_drawings() -> tuple[Source, ...]:
-    """Read the sources of drawings: whole folders, and two sets of the same emoji."""
+    """Read the sources of drawings: whole folders, and sets of the same emoji."""
     listed = _listed("drawings.toml")
     emoji = tuple(listed["emoji"]["characters"].split())
-    font, renders = listed["emoji"]["font"], listed["emoji"]["renders"]
+    font = listed["emoji"]["font"]
     return (
         *(
             Source(
@@ -79,13 +79,20 @@ def listed_drawings() -> tuple[Source, ...]:
             for each in listed["source"]
         ),
         Source(font["package"], "deb", font["licence"], members=(font["file"],), glyphs=emoji, drawn=True),
-        Source(
-            renders["package"],
-            "npm",
-            renders["licence"],
-            members=tuple(f"{renders['folder']}/{code_points(each)}.webp" for each in emoji),
-            version=renders["version"],
-            drawn=True,
+        *(
+            Source(
+                files["package"],
+                "npm",
+                files["licence"],
+                members=tuple(
+                    f"{files['folder']}/{code_points(each)}.{files['ending']}"
+                    for each in emoji
+                    if each not in set(files["lacks"].split())
+                ),
+                version=files["version"],
+                drawn=True,
+            )
+            for files in listed["emoji"]["files"]
         ),
     )
 

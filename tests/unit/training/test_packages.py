@@ -58,12 +58,16 @@ def test_no_two_sources_share_a_folder():
     assert {"endless-sky-data", "endless-sky-data-sid"} <= set(folders)
 
 
-def test_the_two_sets_of_emoji_draw_the_same():
-    """No character comes twice, and the renders' files are named after those that the font draws."""
+def test_the_sets_of_emoji_draw_the_same():
+    """No character comes twice, and the sets' files, all or some, are named after those that the font draws."""
     (font,) = (source for source in sources.TRAINING if source.glyphs)
-    (renders,) = (source for source in sources.TRAINING if source.kind == "npm")
+    renders, older = (source for source in sources.TRAINING if source.kind == "npm")
     assert len(set(font.glyphs)) == len(font.glyphs) == 809
     assert renders.members == tuple(f"package/assets/{code_points(each)}.webp" for each in font.glyphs)
+    assert len(older.members) == 465
+    assert set(older.members) < {
+        f"package/assets/png_512x512/{code_points(each)}.png" for each in font.glyphs
+    }
     assert code_points("\U0001f9d1\u200d\U0001f33e") == "1f9d1-200d-1f33e"
 
 
