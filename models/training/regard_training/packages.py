@@ -57,11 +57,10 @@ def _fetch(source: Source, cache: Path) -> list[str]:
 
 
 def _lists_of(suite: str, cache: Path) -> list[str]:
-    """Return the options that make apt see one release and nothing else, its lists fetched once."""
+    """Return the options that make apt see one release and nothing else, with its lists as they are today."""
     apt = (cache / "apt" / suite).resolve()
-    sources = apt / "sources.list"
     options = {
-        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceList": apt / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
         "Dir::State::Lists": apt / "lists",
         "Dir::Cache": apt / "cache",
@@ -69,16 +68,12 @@ def _lists_of(suite: str, cache: Path) -> list[str]:
         # Else root's apt downloads as a user who may not write below a folder of root's.
         "APT::Sandbox::User": "root",
     }
+    (apt / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (apt / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n")
     given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    if not sources.exists():
-        (apt / "lists/partial").mkdir(parents=True, exist_ok=True)
-        (apt / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
-        line = f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n"
-        written = sources.with_name("sources.list.new")
-        written.write_text(line)
-        update = ["apt-get", "-qq", *given, "-o", f"Dir::Etc::SourceList={written}", "update"]
-        subprocess.run(update, check=True)
-        written.rename(sources)
+    update = ["apt-get", "-qq", *given, "update"]
+    subprocess.run(update, check=True)
     return given
 
 
