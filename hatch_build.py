@@ -59,6 +59,7 @@ def compiled(root: Path, modules: list[str], folder: Path) -> dict[str, str]:
             "--ignore-missing-imports",
             *(str(root / each) for each in modules),
         ],
+        opt_level="2",
         debug_level="0",
         multi_file=True,
         target_dir=str(folder / "c"),
