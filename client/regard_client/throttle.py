@@ -126,7 +126,7 @@ class Throttle:
 
     def _find(self, query: Query, timeout_s: float, now_s: float) -> _Counts | None:
         """Return the counts of a kind as they have faded by now; None if no such call was refused lately."""
-        if not self._counts:  # as nearly always, and a query takes a while to hash
+        if not self._counts:  # as nearly always
             return None
         counts = self._counts.get(_kind(query, timeout_s))
         if counts is not None:
