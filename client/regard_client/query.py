@@ -68,11 +68,16 @@ class Query:
         _look_up("attention_reduction", self.attention_reduction, _REDUCTIONS)
         if not self.outputs or not all(self.outputs):
             raise ValueError(f"outputs are {self.outputs}; name at least one, such as 'embedding'")
-        values = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
-        object.__setattr__(self, "_hash", hash(values))
+        object.__setattr__(self, "_hash", hash(self._values()))
 
     def __hash__(self) -> int:
         return self._hash  # asked for several times an image
+
+    def __reduce__(self) -> tuple[type["Query"], tuple[object, ...]]:
+        return Query, self._values()  # made anew: another process hashes strings otherwise
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     def request(self, pictures: Sequence[Picture], request_id: str) -> pb.ExtractRequest:
         """Return the message that asks this of some images."""
