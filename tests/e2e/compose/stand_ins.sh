@@ -37,7 +37,7 @@ make_python() { # FOLDER NAME WHEELS
   say "making a stand-in for $2"
   install_missing debootstrap=debootstrap
   rm -rf "$root"
-  debootstrap --variant=minbase --include=python3,python3-pip,python3-venv,ca-certificates \
+  debootstrap --variant=minbase --include=python3,python3-dev,python3-pip,python3-venv,ca-certificates \
     "$PYTHON_SUITE" "$root" "$(mirror)" >"$1/debootstrap.log" || {
     tail -n 20 "$1/debootstrap.log" >&2
     exit 1
