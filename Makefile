@@ -53,20 +53,27 @@ $(PROMTOOL):
 
 # The wheel that deploy/Dockerfile makes, unpacked: on PYTHONPATH it goes before the sources.
 COMPILED := .cache/compiled
-SOURCES  := $(shell find proto server client models -name '*.py' -not -path 'models/training/*')
+FIRST    := PYTHONPATH=$(CURDIR)/$(COMPILED)/site
+SOURCES  := $(shell find proto/regard_proto models/regard_models server/regard_server client/regard_client \
+	-type f -not -path '*/__pycache__/*')
+# Of pip's two names for what pins a build's own tools, versions before 25.3 know one, those from 26.2 on the other.
+PINNED   := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+HEADER   := import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))
 
 $(COMPILED)/.ready: $(READY) hatch_build.py $(SOURCES)
 	@echo "==> compiling the server (a minute or two)"
 	@command -v gcc >/dev/null || { $(call DEBIAN,gcc libc6-dev); }
+	@test -e "$$($(BIN)/python -c '$(HEADER)')" || { $(call DEBIAN,python3-dev); }
 	rm -rf $(COMPILED)
-	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=constraints.txt $(PIP) wheel --quiet --no-deps --wheel-dir $(COMPILED) .
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(PINNED) $(PIP) wheel --quiet --no-deps --wheel-dir $(COMPILED) .
 	$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)/site
 	@touch $@
 
 compiled: $(COMPILED)/.ready  ## compile what every call runs through, into .cache/compiled/site
 
 test-compiled: $(COMPILED)/.ready
-	PYTHONPATH=$(COMPILED)/site $(BIN)/pytest tests/unit/proto tests/unit/server tests/integration
+	@$(FIRST) $(BIN)/python -c 'import regard_server.build as b; assert b.this_build().compiled, b.__file__'
+	$(FIRST) $(BIN)/pytest tests/unit/proto tests/unit/server tests/integration
 
 test: $(READY) $(PROMTOOL) browser  ## run every test, and those of the server once more against the compiled one
 	$(BIN)/pytest

@@ -1,9 +1,10 @@
 """Compile what every call runs through, while a wheel is built.
 
-    HATCH_BUILD_HOOK_ENABLE_CUSTOM=true PIP_CONSTRAINT=constraints.txt pip install '.[server,openvino]'
+    HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install '.[server,openvino]'
 
 mypyc turns typed Python into C. The modules that pyproject.toml names are compiled as they stand, and their sources go
-along, for tracebacks. Without the variable a wheel is pure Python, and an editable install always is.
+along, to be read: tracebacks give their lines by number, under the path that they had at the build. Without the
+variable a wheel is pure Python, and an editable install always is.
 """
 
 import os
