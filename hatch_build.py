@@ -3,20 +3,18 @@
     HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install '.[server,openvino]'
 
 mypyc turns typed Python into C. The modules that pyproject.toml names are compiled as they stand, and their sources go
-along, to be read: tracebacks give their lines by number, under the path that they had at the build. Without the
-variable a wheel is pure Python, and an editable install always is.
+along, for tracebacks. Without the variable a wheel is pure Python, and an editable install always is.
 """
 
 import os
+import shutil
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-# Below these lie the packages: what is left of a path is where it goes in the wheel.
-ROOTS = ("proto", "models", "server", "client")
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -27,7 +25,8 @@ class CompileHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="regard-mypyc-")
-        built = compiled(Path(self.root), self.config["modules"], Path(self._folder.name))
+        packages = [Path(self.root, each) for each in self.build_config.packages]
+        built = compiled(packages, self.config["modules"], Path(self._folder.name))
         build_data["force_include"].update(built)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
@@ -38,8 +37,11 @@ class CompileHook(BuildHookInterface[Any]):
             self._folder.cleanup()
 
 
-def compiled(root: Path, modules: list[str], folder: Path) -> dict[str, str]:
-    """Compile modules below `root`; return where each extension module lies and where it goes in a wheel.
+def compiled(packages: list[Path], modules: list[str], folder: Path) -> dict[str, str]:
+    """Compile modules of packages in a folder; return where each extension module lies and where it goes in a wheel.
+
+    The packages are brought together there, and mypyc is given paths as they will be below `sys.path`: it writes them
+    into what it makes, and tracebacks find the lines so.
 
     Raises:
         SystemExit: a module has an error of types, or something that mypyc does not compile.
@@ -49,23 +51,28 @@ def compiled(root: Path, modules: list[str], folder: Path) -> dict[str, str]:
     from mypyc.build import mypycify  # noqa: PLC0415
     from setuptools import Distribution  # noqa: PLC0415
 
-    os.environ["MYPYPATH"] = os.pathsep.join(str(root / each) for each in ROOTS)
-    extensions = mypycify(
-        [
-            "--config-file=",
-            f"--cache-dir={folder / 'mypy'}",
-            "--explicit-package-bases",
-            "--namespace-packages",
-            "--follow-imports=silent",
-            "--ignore-missing-imports",
-            *(str(root / each) for each in modules),
-        ],
-        opt_level="2",
-        debug_level="0",
-        multi_file=True,
-        target_dir=str(folder / "c"),
-        group_name="regard",
-    )
+    together = folder / "packages"
+    for package in packages:
+        shutil.copytree(
+            package, together / package.name, ignore=shutil.ignore_patterns("__pycache__", "weights")
+        )
+    with chdir(together):
+        extensions = mypycify(
+            [
+                "--config-file=",
+                f"--cache-dir={folder / 'mypy'}",
+                "--explicit-package-bases",
+                "--namespace-packages",
+                "--follow-imports=silent",
+                "--ignore-missing-imports",
+                *modules,
+            ],
+            opt_level="2",
+            debug_level="0",
+            multi_file=True,
+            target_dir=str(folder / "c"),
+            group_name="regard",
+        )
     command: Any = Distribution({"name": "regard", "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "objects")
     command.parallel = os.cpu_count()
