@@ -3,7 +3,8 @@
     HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install '.[server,openvino]'
 
 mypyc turns typed Python into C. The modules that pyproject.toml names are compiled as they stand, and their sources go
-along, for tracebacks. Without the variable a wheel is pure Python, and an editable install always is.
+along, to be read: tracebacks give lines of theirs by number. Without the variable a wheel is pure Python, and an
+editable install always is.
 """
 
 import os
@@ -40,8 +41,8 @@ class CompileHook(BuildHookInterface[Any]):
 def compiled(packages: list[Path], modules: list[str], folder: Path) -> dict[str, str]:
     """Compile modules of packages in a folder; return where each extension module lies and where it goes in a wheel.
 
-    The packages are brought together there, and mypyc is given paths as they will be below `sys.path`: it writes them
-    into what it makes, and tracebacks find the lines so.
+    The packages are brought together there, and mypyc is given paths from there on: it writes them into what it makes,
+    where the path of a build has no place.
 
     Raises:
         SystemExit: a module has an error of types, or something that mypyc does not compile.
