@@ -1,5 +1,7 @@
 """StreamExtract over a real channel."""
 
+import asyncio
+import gc
 import queue
 import threading
 
@@ -181,6 +183,20 @@ def test_a_stream_that_is_cancelled_leaves_nothing_behind(serve, stream, ask):
     served.assert_empty()
     served.gate.open()
     assert served.extract(*ask("").images).results
+
+
+def test_streams_that_are_given_up_leave_no_exceptions_behind(serve, stream, ask):
+    """What ends one of them is not remembered while the next one ends."""
+    served = serve()
+    for number in range(2):
+        sender, responses = stream(served)
+        sender.send(ask("a"))
+        next(responses)
+        responses.cancel()
+        served.journal.until("StreamExtract CANCELLED", number + 1)
+    served.assert_empty()
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is asyncio.CancelledError]
 
 
 def test_a_deadline_of_the_stream_holds_for_its_requests(serve, ask):

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import grpc
 from grpc.aio import ServicerContext
@@ -201,6 +200,5 @@ def _claimed(request_id: str, in_flight: set[str]) -> Iterator[None]:
 
 def _remaining_s(context: Context) -> float:
     """Return the seconds until the caller's deadline; infinity where there is none."""
-    untyped: Any = context  # the stub promises a float, and there may be none
-    remaining: float | None = untyped.time_remaining()
+    remaining: float | None = context.time_remaining()  # None, whatever the stub says
     return math.inf if remaining is None else remaining

@@ -63,12 +63,14 @@ class Served:
             reuse=reuse,
         )
 
-    async def ask(self, *errors, reading=None, timeout_s=60.0):
+    async def ask(self, *errors, reading=None, timeout_s=60.0, quick=True):
         """Ask for a picture for each error, or for none; `reading` is told whose memory to watch."""
         readings = [Reading(error) for error in errors]
         if reading is not None:
             reading.append(weakref.ref(readings[0]))
-        pictures = [Picture(each, 1, "pixels", 4, 4, quick=True, content=lambda: (b"",)) for each in readings]
+        pictures = [
+            Picture(each, 1, "pixels", 4, 4, quick=quick, content=lambda: (b"",)) for each in readings
+        ]
         del readings
         now = self.clock()
         request = Request(TINY, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=0)
@@ -158,3 +160,15 @@ async def test_the_memory_of_a_caller_who_left_is_free_while_others_wait():
     served.batcher.abandon()
     with pytest.raises(UnavailableError):
         await staying
+
+
+async def test_requests_that_end_together_while_pictures_are_decoded_end_in_their_own_ways():
+    """Who left is told so, and who was late that: neither hears of the other's end, nor of a bug."""
+    served = Served()
+    late = [asyncio.create_task(served.ask(None, None, timeout_s=0.05, quick=False)) for _ in range(3)]
+    left = [asyncio.create_task(served.ask(None, None, quick=False)) for _ in range(3)]
+    await asyncio.wait(late, return_when=asyncio.FIRST_COMPLETED)
+    for each in left:
+        each.cancel()
+    ends = await asyncio.gather(*late, *left, return_exceptions=True)
+    assert [type(each) for each in ends] == [DeadlineExpiredError] * 3 + [asyncio.CancelledError] * 3

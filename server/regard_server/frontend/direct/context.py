@@ -153,9 +153,10 @@ class Context(ServicerContext[Any, Any]):
         except CallOverError:
             self._left = True
 
-    def requests(self) -> AsyncIterator[Any]:
+    async def requests(self) -> AsyncIterator[Any]:
         """Iterate over the caller's messages."""
-        return _Requests(self)
+        while (request := await self.read()) is not EOF:
+            yield request
 
     async def _done(self, begin: Callable[[Callable[[Any], None]], None]) -> Any:
         """Begin an operation and wait until it is done.
@@ -171,19 +172,6 @@ class Context(ServicerContext[Any, Any]):
         if not event.success:
             raise asyncio.CancelledError
         return event
-
-
-class _Requests(AsyncIterator[Any]):
-    """A caller's messages: a class, because mypyc compiles no asynchronous generators."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def __anext__(self) -> Any:
-        request = await self._context.read()
-        if request is EOF:
-            raise StopAsyncIteration
-        return request
 
 
 def _settle(done: asyncio.Future[Any], event: Any) -> None:

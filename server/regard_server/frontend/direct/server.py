@@ -55,7 +55,7 @@ class DirectFrontEnd:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._core = CoreServer(options, self._arrive)
-        self._poller = threading.Thread(target=self._wait_for_events, name="grpc", daemon=True)
+        self._thread = threading.Thread(target=self._wait_for_events, name="grpc", daemon=True)
         self._idle = threading.Lock()  # released by the event loop, acquired by the thread
         self._serving = False
         self._calls: set[Call] = set()
@@ -79,11 +79,11 @@ class DirectFrontEnd:
         self._serving = True
         for _ in range(_CALLS_AHEAD):
             self._core.ask()
-        self._poller.start()
+        self._thread.start()
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls, and cancel those that are not over in time; again and again if need be."""
-        if not self._poller.ident:  # never started
+        if not self._thread.ident:  # never started
             return
         serving, self._serving = self._serving, False  # to ask for a call while shutting down is an error
         if serving:
@@ -92,11 +92,11 @@ class DirectFrontEnd:
             self._core.cancel_all()
             await asyncio.wait((self._over,))
         async with self._ending:
-            if self._poller.is_alive():
+            if self._thread.is_alive():
                 if self._calls:
                     await asyncio.wait([call.task for call in self._calls if call.task])
                 self._core.destroy()
-                await asyncio.to_thread(self._poller.join)
+                await asyncio.to_thread(self._thread.join)
 
     def _wait_for_events(self) -> None:
         """Wait for an event, bring it to the event loop, wait until that wants another; the thread's function."""
