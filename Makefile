@@ -69,7 +69,7 @@ $(COMPILED)/.ready: $(READY) hatch_build.py $(SOURCES)
 	$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)/site
 	@touch $@
 
-compiled: $(COMPILED)/.ready  ## compile what every call runs through, into .cache/compiled/site
+compiled: $(COMPILED)/.ready  ## compile most of what a call runs through, into .cache/compiled/site
 
 test-compiled: $(COMPILED)/.ready
 	@$(FIRST) $(BIN)/python -c 'import regard_server.build as b; assert b.this_build().compiled, b.__file__'

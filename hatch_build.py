@@ -1,4 +1,4 @@
-"""Compile what every call runs through, while a wheel is built.
+"""Compile most of what a call runs through, while a wheel is built.
 
     HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip install '.[server,openvino]'
 

@@ -1,4 +1,4 @@
-"""What runs: which version of regard, and whether what every call runs through is machine code or Python."""
+"""What runs: which version of regard, and whether most of what a call runs through is machine code."""
 
 from importlib.metadata import version
 from typing import NamedTuple

@@ -29,7 +29,7 @@ def unpacked(source: Source, cache: Path) -> Path:
         unpack = {
             "deb": ["dpkg", "-x", archive, str(folder)],
             "wheel": [sys.executable, "-m", "zipfile", "-e", archive, str(folder)],
-            "npm": [sys.executable, "-m", "tarfile", "--filter", "data", "-e", archive, str(folder)],
+            "npm": ["tar", "--extract", "--gzip", "--file", archive, "--directory", str(folder)],
         }
         subprocess.run(unpack[source.kind], check=True)
         done.touch()
