@@ -61,6 +61,7 @@ def compiled(packages: list[Path], modules: list[str], folder: Path) -> dict[str
         extensions = mypycify(
             [
                 "--config-file=",
+                "--no-site-packages",  # so that the same comes out whatever is installed beside
                 f"--cache-dir={folder / 'mypy'}",
                 "--explicit-package-bases",
                 "--namespace-packages",

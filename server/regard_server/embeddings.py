@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from regard_server.sketch import Reference, Window
 
-Family = CounterMetricFamily | GaugeMetricFamily | SummaryMetricFamily
+Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily | SummaryMetricFamily
 
 _LABELS = ("model", "fingerprint")
 # What a window holds. Its mean is uncertain by a tenth of the embeddings' own spread, which is taken into account.

@@ -15,7 +15,7 @@ resampled, which gives the same pixels and saves the rest.
 import io
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ _MAX_JPEG_SCANS: Final = 100
 _MAX_RLE_PIXELS: Final = 1_000_000
 _START_OF_SCAN: Final = b"\xff\xda"
 
-Pixels = npt.NDArray[np.uint8]
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
