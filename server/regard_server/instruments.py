@@ -87,7 +87,7 @@ class CounterFamily(_Family[Count]):
         family = CounterMetricFamily(self._name, self._about, labels=self._labels)
         for values, count in list(self._children.items()):
             family.add_metric(values, count.value)
-        yield family
+        return [family]
 
     def _new(self) -> Count:
         return Count()
@@ -114,7 +114,7 @@ class HistogramFamily(_Family[Distribution]):
         for values, found in list(self._children.items()):
             reached = accumulate(found.counts)
             family.add_metric(values, list(zip(bounds, reached, strict=True)), found.total)
-        yield family
+        return [family]
 
     def _new(self) -> Distribution:
         return Distribution(self._bounds)

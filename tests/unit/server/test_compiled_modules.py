@@ -21,5 +21,5 @@ def test_no_coroutine_is_compiled(module):
     cancelled call was INTERNAL, and every stream that was given up stayed in memory.
     """
     (source,) = (path for root in ("proto", "server") if (path := TOP / root / module).is_file())
-    kinds = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    kinds = (ast.AsyncFunctionDef, ast.Await, ast.Yield, ast.YieldFrom)
     assert not [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, kinds)]
