@@ -109,9 +109,7 @@ class Host:
             "PEER_MODE": self.mode,
             "PEER_PORT": str(port),
             "PATH": f"{Path(self.python).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")]).rstrip(
-                os.pathsep
-            ),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(SCRIPTS), os.environ.get("PYTHONPATH")])),
             "OMP_WAIT_POLICY": "PASSIVE",  # as regard has it: threads that spin would take the client's core
         }
         if self.name == "regard":

@@ -30,6 +30,7 @@ from regard_server.app import Server
 from regard_server.engine import Engine
 from regard_server.request_id import current_request_id
 from regard_server.settings import Settings
+from regard_server.work import BatchKey
 
 PATIENCE_S = 60.0
 """How long a test waits for an event before it gives up; no test is meant to need it."""
@@ -138,6 +139,11 @@ class Queue:
 
     def __len__(self):
         return len(self.scheduler)
+
+    def expect_slow_batches(self, *sizes):
+        """Have the scheduler learn, an outlier at a time, that such batches take far longer than anybody waits."""
+        for size in sizes * 100:
+            self.scheduler._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
 
     def until(self, length):
         """Wait until so many entries wait for the device."""

@@ -8,7 +8,6 @@ import pytest
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_server import batcher
-from regard_server.work import BatchKey
 
 
 @pytest.fixture
@@ -111,10 +110,7 @@ def test_a_request_that_is_dropped_is_late_as_a_whole(served, busy, pictures, re
     served.queue.until(2)
     behind = served.begin(*pictures(1), timeout=70)  # the last of all may always try
     served.queue.until(3)
-    for size in (1, 2) * 100:  # learnt while they wait, an outlier at a time: far longer than their deadline
-        served.queue.scheduler._costs.observe(
-            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
-        )
+    served.queue.expect_slow_batches(1, 2)
     served.gate.open()
     with pytest.raises(grpc.RpcError) as error:
         future.result()
@@ -131,10 +127,7 @@ def swamped(served, busy, pictures):
     """A server with more to do than anybody would wait for; the futures of those inside."""
     waiting = served.begin(*pictures(1))
     served.queue.until(1)
-    for size in (1, 2) * 100:
-        served.queue.scheduler._costs.observe(
-            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
-        )
+    served.queue.expect_slow_batches(1, 2)
     return busy, waiting
 
 
@@ -185,10 +178,7 @@ def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not
     served.gate.until(2)  # eight of them run, one waits, and another caller beside it
     another = served.begin(*pictures(1), timeout=70)
     served.queue.until(2)
-    for size in (1, 2, 8) * 100:
-        served.queue.scheduler._costs.observe(
-            BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0
-        )
+    served.queue.expect_slow_batches(1, 2, 8)
     served.gate.open()
     results = future.result().results
     assert [result.WhichOneof("outcome") for result in results] == ["features"] * 8 + ["error"]
