@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(
         default_factory=default_cache_dir,
-        description="Folder of measured profiles and traced graphs.",
+        description="Folder of measured profiles and of the traced graphs used last, 2 GB of them at most.",
     )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="Images in one batch, at most.")
     max_delay_s: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -1,8 +1,7 @@
 """Networks run by OpenVINO on the CPU: embeddings of byte pictures, several times faster than torch.
 
 One graph serves every batch size up to the largest: on the machines that were measured a dynamic batch axis was
-as fast as fixed ones, so nothing is padded. Tracing takes about two seconds, so the graph is kept in the cache
-folder under the hash of everything that it was made from.
+as fast as fixed ones, so nothing is padded. Traced graphs are kept: see graphs.py.
 
     few pictures     all threads on each layer, which wait for each other at its end
     many of a light  blocks ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒▒▒ ▒▒▒, one after another, all threads on each layer
@@ -21,14 +20,13 @@ sizes. A graph that serves several takes half a millisecond to change between th
 in the README of tests/benchmarks has the figures.
 """
 
-import hashlib
 import importlib
-import json
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,7 @@ import torch
 
 from regard_models import ModelBundle
 from regard_models.folding import fold
+from regard_server.engine.graphs import TracedGraphs
 from regard_server.engine.mode import Mode
 from regard_server.engine.runner import Arrays
 from regard_server.engine.torch_runner import Normalised
@@ -176,27 +175,25 @@ class OpenVinoRunner:
 
     def _graph(self, openvino: Any, core: Any, bundle: ModelBundle, cache: Path | None) -> Any:
         """Return the traced graph, from the cache if it is there."""
-        made_from = [
+        made_from = (
             openvino.__version__,
             bundle.architecture,
             bundle.preprocessing.to_json(),
             bundle.weights_sha256,
-        ]
-        file = (
-            cache / f"{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]}.xml"
-            if cache
-            else None
         )
-        if file and file.is_file() and file.with_suffix(".bin").is_file():
-            return core.read_model(file)
-        graph = _trace(bundle, self._size)
-        if file:
+        graphs = TracedGraphs(cache) if cache else None
+        if graphs and (file := graphs.find(*made_from)):
             try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                openvino.save_model(graph, file, compress_to_fp16=False)
+                return core.read_model(file)
+            except RuntimeError as error:
+                self._logger.warning("the graph %s cannot be read, and is traced anew: %s", file, error)
+        graph = _trace(bundle, self._size)
+        if graphs:
+            try:
+                file = graphs.keep(partial(openvino.save_model, graph, compress_to_fp16=False), *made_from)
                 return core.read_model(file)  # as every later start does, to the bit
             except (OSError, RuntimeError) as error:
-                self._logger.warning("the traced graph cannot be kept in %s: %s", file.parent, error)
+                self._logger.warning("the traced graph cannot be kept in %s: %s", cache, error)
         return graph
 
 

@@ -296,6 +296,22 @@ def test_the_traced_graph_is_kept_and_used_again(bundle, tmp_path):
     assert np.array_equal(vectors(first, pictures(2)), vectors(second, pictures(2)))
 
 
+@pytest.mark.parametrize("part", [".xml", ".bin"])
+def test_a_damaged_graph_is_traced_anew(bundle, tmp_path, caplog, part):
+    """What a full disk left of a file costs a start two seconds, and not the start."""
+    first, _ = make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
+    (damaged,) = tmp_path.glob(f"*{part}")
+    half = tmp_path / "half"
+    half.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    half.replace(damaged)  # the first engine has the whole file mapped into its memory
+    second, _ = make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
+    assert "traced anew" in caplog.text
+    assert np.array_equal(vectors(first, pictures(2)), vectors(second, pictures(2)))
+    caplog.clear()
+    make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
+    assert "traced anew" not in caplog.text
+
+
 @pytest.mark.parametrize("mode", [EAGER, *MODES], ids=str)
 def test_invariant_vectors_do_not_depend_on_batchmates(bundle, mode):
     """With `invariant` an image has the same bits alone, in any batch and at any place in it."""
