@@ -76,14 +76,17 @@ class Answers:
 
 
 class Room:
-    """Room at the device that was promised to one picture: its entry takes it, or it is given back, once."""
+    """Room at the device that was promised to one picture: its entry takes it, or it is given back, once.
+
+    Where it is not owed, nothing was promised: the picture's answer is remembered, or was a moment ago.
+    """
 
     __slots__ = ("_batcher", "_owed", "key")
 
-    def __init__(self, key: BatchKey, batcher: Batcher) -> None:
+    def __init__(self, key: BatchKey, batcher: Batcher, *, owed: bool = True) -> None:
         self.key = key
         self._batcher = batcher
-        self._owed = True
+        self._owed = owed
 
     def taken(self) -> None:
         """Take note that an entry went to the batcher, which redeemed the promise."""

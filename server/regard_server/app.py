@@ -225,7 +225,8 @@ class Server:
         if tokens is not None:
             probes = {name for name in routes.methods if name.startswith(f"/{health}/")}
             routes.door = TokenDoor(tokens, border.refuse, probes)
-        if len(self.catalog.states) == 1:
+        # What is remembered can be answered whatever waits, so where there is a memory every call is read.
+        if len(self.catalog.states) == 1 and not settings.cache_bytes:
             routes.foresight = Foresight(
                 f"/{SERVICE}/Extract",
                 batcher=self._batcher,

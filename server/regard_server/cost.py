@@ -4,8 +4,8 @@
 
     curve(b)             ·   seen sizes, each with its own running mean at pace 1
       │             ·  /     between two of them: a straight line
-      │      ·  /            beyond the largest: on along the last line
-      │  ·/
+      │      ·  /            where it also begins when it is seen, as one batch may be disturbed;
+      │  ·/                  beyond the largest: on along the last line
       └──────────────── b
 
 What slows a device down, a neighbour on its cores or a flood of requests, slows batches of all sizes. So the pace is
@@ -43,9 +43,11 @@ class _Kind:
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch that ran."""
         if size not in self.curve:
-            self.curve[size] = seconds / self.pace
+            between = bool(self.sizes) and self.sizes[0] < size < self.sizes[-1]
+            self.curve[size] = self._at(size) if between else seconds / self.pace
             insort(self.sizes, size)
-            return
+            if not between:
+                return
         expected = self.curve[size] * self.pace
         surprise = min(seconds / expected, _MOST_SURPRISE) if expected else 1.0
         self.margin += (surprise - self.margin) * (_RISE if surprise > self.margin else _FALL)

@@ -14,8 +14,9 @@ by it than in two batches:
 
     rest of the turnaround + l(n + m)  <  l(n) + l(m)
 
-and never past `max_delay`, a fraction of l(n), or the slack of the earliest deadline. For a caller alone m is 0 once
-he is back, so he never waits; nor does anybody in an open loop, where arrivals have nothing to do with answers.
+and never past `max_delay`, a fraction of l(n), or the slack of the earliest deadline: where they would not be back by
+then, it does not hold at all. For a caller alone m is 0 once he is back, so he never waits; nor does anybody in an open
+loop, where arrivals have nothing to do with answers.
 """
 
 from collections.abc import Hashable
@@ -108,4 +109,5 @@ class Hold:
         if max(0.0, due - now) + together_s >= alone_s + self._costs.seconds(key, expected):
             return now
         longest_s = min(self._max_delay_s, _FRACTION * alone_s)
-        return min(due, since + longest_s, deadline - together_s)
+        last = min(since + longest_s, deadline - together_s)
+        return min(due, last) if returns.delivered + returns.mean_turnaround_s <= last else now

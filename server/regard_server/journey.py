@@ -45,6 +45,12 @@ class Journey:
         """Tell whether a picture has nothing to wait for but the device."""
         return picture.quick and self._reuse is None
 
+    def is_remembered(self, request: Request, picture: Picture) -> bool:
+        """Tell whether a picture's answer is known, so that nothing will be computed for it."""
+        if self._reuse is None or picture.content is None:
+            return False
+        return self._reuse.remembers(content_key(picture.content(), request.model.name, request.outputs))
+
     def begin(
         self,
         request: Request,

@@ -23,7 +23,7 @@ from regard_server.errors import (
 )
 from regard_server.journey import Journey
 from regard_server.metrics import Metrics
-from regard_server.request import Request, Result, Timings
+from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Reuse
 from regard_server.waiting import Entry
 from regard_server.work import BatchKey
@@ -101,10 +101,26 @@ class Pipeline:
         return results
 
     def _reserve(self, request: Request) -> list[Room]:
-        """Promise every picture room at the device, in the kind of batch that it will ride in."""
+        """Promise every picture room at the device, in the kind of batch that it will ride in.
+
+        Where there is not enough for all, those whose answers are remembered do without: they will not go there.
+        """
         name, cost = request.model.name, _cost_class(request)
         keys = [BatchKey(name, each.form, each.height, each.width, cost) for each in request.pictures]
-        slow = sum([not picture.quick for picture in request.pictures])
+        try:
+            self._promise(request, request.pictures, keys)
+        except OverloadedError:
+            known = [self._journey.is_remembered(request, picture) for picture in request.pictures]
+            if not any(known):
+                raise
+            others = [index for index, remembered in enumerate(known) if not remembered]
+            self._promise(request, [request.pictures[i] for i in others], [keys[i] for i in others])
+            return [Room(key, self._batcher, owed=not there) for key, there in zip(keys, known, strict=True)]
+        return [Room(key, self._batcher) for key in keys]
+
+    def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:
+        """Reserve room for pictures, for all or none."""
+        slow = sum([not picture.quick for picture in pictures])
         ready = self._decoders.ready_at(slow) if slow else request.arrived
         promised: list[tuple[BatchKey, int]] = []
         try:
@@ -116,7 +132,6 @@ class Pipeline:
             for key, count in promised:
                 self._batcher.release(key, count)
             raise
-        return [Room(key, self._batcher) for key in keys]
 
     async def _extract_all(self, request: Request, rooms: Sequence[Room]) -> Sequence[Result]:
         """Send every picture on its way, and wait for all of them.

@@ -54,6 +54,10 @@ class Reuse:
         self._in_flight: dict[Hashable, asyncio.Future[Outputs | None]] = {}
         self.bytes = 0
 
+    def remembers(self, key: Hashable) -> bool:
+        """Tell whether the outputs of a key are there, without counting that as their use."""
+        return key in self._remembered
+
     async def get(self, key: Hashable, compute: Callable[[], Awaitable[Outputs]]) -> tuple[Outputs, Source]:
         """Return the outputs of a key, and where they came from; raises what `compute` raises, to its own caller only.
 

@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
         64 * MIB, description="Bytes of one gRPC message, at most."
     )
-    max_images_per_request: Annotated[int, Field(ge=1)] = Field(
+    max_images_per_request: Annotated[int, Field(ge=1, lt=1 << 32)] = Field(
         256, description="Images in one request, at most."
     )
     max_reply_bytes: Annotated[int, Field(ge=1024)] = Field(

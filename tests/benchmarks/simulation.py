@@ -193,7 +193,7 @@ def main() -> None:
         found = [{"policy": policy.name, **open_loop(policy, times, seconds, pace)} for policy in POLICIES]
         report.print_table(found)
         rows += [{"arrivals": name, **row} for row in found]
-    for callers in (1, 2, 8, 32, 64):
+    for callers in (1, 2, 8, 20, 32, 64):
         print(f"closed loop, {callers} callers")
         found = [{"policy": policy.name, **closed_loop(policy, callers, seconds)} for policy in POLICIES]
         report.print_table(found)

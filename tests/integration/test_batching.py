@@ -170,6 +170,30 @@ def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped
     assert all(future.result().results for future in swamped)
 
 
+def test_what_is_remembered_is_answered_whatever_waits(serve, pictures):
+    """A device that has too much to do is not needed for it; what is not remembered is refused, also beside it."""
+    served = serve(cache_bytes=1 << 20)
+    known, *others = pictures(4)
+    expected = served.extract(known).results[0]
+    before = len(served.gate.batches)
+    served.gate.hold()
+    inside = [served.begin(others[0])]
+    served.gate.until(before + 1)
+    inside.append(served.begin(others[1]))
+    served.queue.until(1)
+    served.queue.expect_slow_batches(1, 2)
+    for unknown in (others[2:], [known, others[2]]):
+        refused = served.begin(*unknown, timeout=60)
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert served.extract(known, timeout=60).results[0].features == expected.features
+    two = served.extract(known, known, timeout=60)
+    assert [each.features for each in two.results] == [expected.features] * 2
+    assert served.metric("regard_reuse_total", model="resnet_tiny", source="cache") == 3
+    served.gate.open()
+    assert all(future.result().results for future in inside)
+    served.assert_empty()
+
+
 def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not(served, busy, pictures):
     """Of a request that only part of is met, that part is answered, and the rest is late, each by itself."""
     future = served.begin(*pictures(9), timeout=60)

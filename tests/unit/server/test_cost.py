@@ -39,6 +39,13 @@ def test_a_single_known_size_is_scaled_up_in_proportion():
     assert costs((4, 2.0)).seconds("k", 8) == 4.0
 
 
+def test_a_new_size_is_not_taken_at_its_first_word():
+    """One disturbed batch of 24 must not keep a device from batches of 24: their estimate would never mend."""
+    model = costs((16, 4.0), (32, 8.0))
+    model.observe("k", 24, 12.0)
+    assert model.seconds("k", 24) / model.seconds("k", 16) == pytest.approx(6.0 / 4.0, rel=0.06)
+
+
 def test_one_outlier_at_most_nearly_doubles_an_estimate():
     """A pause of the machine does not make the server refuse everybody."""
     model = costs((1, 1.0))

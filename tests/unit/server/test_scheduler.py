@@ -287,10 +287,16 @@ def test_a_device_learns_to_wait_for_callers_who_come_back():
     assert closed_loop(make_scheduler(lambda _key: 8, max_delay_s=0.004), 4, 40)[-10:] == [4] * 10
 
 
-@pytest.mark.parametrize(("turnaround_s", "held_s"), [(0.4, 0.6), (0.8, 0.0)])
-def test_a_hold_is_shorter_than_what_a_second_batch_costs(turnaround_s, held_s):
-    """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again is held, if less."""
-    hold, now = Hold(100.0, known_costs((4, 3.0), (12, 7.0), (16, 9.0))), 0.0
+@pytest.mark.parametrize(
+    ("turnaround_s", "slack_s", "held_s"), [(0.4, 90.0, 0.6), (0.8, 90.0, 0.0), (0.4, 0.3, 0.0)]
+)
+def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, slack_s, held_s):
+    """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again as they take.
+
+    Not longer than that batch would, and not at all where the earliest deadline leaves no time until they are back.
+    """
+    costs, now = known_costs((4, 3.0), (12, 7.0), (16, 9.0)), 0.0
+    hold = Hold(100.0, costs)
     for _ in range(50):
         hold.delivered("small", 16, now)
         for _ in range(16):
@@ -299,7 +305,8 @@ def test_a_hold_is_shorter_than_what_a_second_batch_costs(turnaround_s, held_s):
     hold.delivered("small", 16, now)
     for _ in range(12):
         hold.arrived("small", now)
-    until = hold.until("small", 12, now=now, since=now, deadline=now + 100.0)
+    deadline = now + costs.seconds("small", 16) + slack_s
+    until = hold.until("small", 12, now=now, since=now, deadline=deadline)
     assert until - now == pytest.approx(held_s, abs=1e-3)
 
 
