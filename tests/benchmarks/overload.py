@@ -163,15 +163,21 @@ def main() -> None:
     rows: list[dict] = []
     for case in arguments.cases:
         found: dict[tuple, list[dict]] = {}
+        names = list(arguments.servers)
         with tempfile.TemporaryDirectory() as folder:
             model = CASES[case].save_model(Path(folder))
             for number in range(1, arguments.rounds + 1):
-                for name in arguments.servers:
+                for name in list(names):
                     print(f"{case}: {name}, round {number} of {arguments.rounds}", file=sys.stderr)
                     host = HOSTS[name].in_mode(arguments.mode)
-                    measured = once(
-                        host, cores, case, arguments.loads, model=model, seconds=arguments.seconds
-                    )
+                    try:
+                        measured = list(
+                            once(host, cores, case, arguments.loads, model=model, seconds=arguments.seconds)
+                        )
+                    except (RuntimeError, ValueError, OSError) as error:
+                        print(f"{name} is left out: {error}", file=sys.stderr)
+                        names.remove(name)
+                        continue
                     for way, load_name, figures in measured:
                         found.setdefault((name, way, load_name), []).append(figures)
         print(f"{case}: {CASES[case].about}; deadline {TIMEOUTS_S[case]:g} s")
