@@ -1,6 +1,7 @@
 """What Prometheus and Grafana see of the stack."""
 
 import json
+import os
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -53,6 +54,13 @@ def check_watchers(stack: Stack) -> None:
         f"Prometheus scrapes {', '.join(jobs)}",
         lambda: [value(stack, f'sum(up{{job="{job}"}})') for job in jobs],
         [1, 1, 1],
+        NOTICE_TIMEOUT_S,
+    )
+    compiled = os.environ.get("REGARD_COMPILED", "false")
+    until(
+        f"the worker says that its Python is {'machine code' if compiled == 'true' else 'not compiled'}",
+        lambda: value(stack, f'sum(regard_build_info{{compiled="{compiled}",frontend="direct"}})'),
+        1,
         NOTICE_TIMEOUT_S,
     )
     groups = fetch(stack.url("PROMETHEUS_PORT", "/api/v1/rules"))["data"]["groups"]
