@@ -132,7 +132,9 @@ class Settings(BaseSettings):
         default=False, description="Let identical images in flight share one forward; hashes every image."
     )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="Bytes of outputs to remember by the images' content; 0: none. Implies deduplicate."
+        0,
+        description="Bytes of outputs to remember by the images' content, to each of which come some 400 for keeping "
+        "it; 0: none. Implies deduplicate.",
     )
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."

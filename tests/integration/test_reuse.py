@@ -1,5 +1,7 @@
 """Identical images over real channels: one forward, and a cache by content."""
 
+import pytest
+
 from regard_proto.v1 import features_pb2 as pb
 
 
@@ -44,6 +46,25 @@ def test_encodings_of_one_cached_answer_differ(serve, pictures):
     served.extract(picture)
     tensor = served.extract(picture, encoding=pb.ENCODING_FLOAT16).results[0].features.outputs[0].tensor
     assert tensor.dtype == pb.DATA_TYPE_FLOAT16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (pb.DATA_TYPE_UINT8, (3, 32, 32)),
+        (pb.DATA_TYPE_FLOAT32, (7, 32, 32)),
+        (pb.DATA_TYPE_FLOAT32, (3, 32, 32, 1)),
+        (99, (3, 32, 32)),
+    ],
+)
+def test_the_same_bytes_are_not_the_same_tensor(serve, dtype, shape):
+    """What is wrong with a tensor is wrong too where the answer of a right one with its bytes is remembered."""
+    served = serve(cache_bytes=1 << 20)
+    data = bytes(4 * 3 * 32 * 32)
+    right = pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=(3, 32, 32), data=data)
+    assert served.extract(pb.Image(tensor=right)).results[0].features.outputs
+    wrong = pb.Tensor(dtype=dtype, shape=shape, data=data)
+    assert served.extract(pb.Image(tensor=wrong)).results[0].error.code == 3
 
 
 def test_a_bad_image_is_not_remembered(serve):

@@ -36,7 +36,7 @@ import torch
 
 from regard_models import ModelBundle
 from regard_models.folding import fold
-from regard_server.engine.graphs import TracedGraphs
+from regard_server.engine.graphs import DamagedGraphError, TracedGraphs
 from regard_server.engine.mode import Mode
 from regard_server.engine.runner import Arrays
 from regard_server.engine.torch_runner import Normalised
@@ -181,20 +181,21 @@ class OpenVinoRunner:
             bundle.preprocessing.to_json(),
             bundle.weights_sha256,
         )
-        graphs = TracedGraphs(cache) if cache else None
-        if graphs and (file := graphs.find(*made_from)):
-            try:
-                return core.read_model(file)
-            except RuntimeError as error:
-                self._logger.warning("the graph %s cannot be read, and is traced anew: %s", file, error)
+        if cache is None:
+            return _trace(bundle, self._size)
+        graphs = TracedGraphs(cache)
+        try:
+            if kept := graphs.find(*made_from):
+                return core.read_model(*kept)
+        except (DamagedGraphError, OSError) as error:
+            self._logger.warning("a graph is traced anew: %s", error)
         graph = _trace(bundle, self._size)
-        if graphs:
-            try:
-                file = graphs.keep(partial(openvino.save_model, graph, compress_to_fp16=False), *made_from)
-                return core.read_model(file)  # as every later start does, to the bit
-            except (OSError, RuntimeError) as error:
-                self._logger.warning("the traced graph cannot be kept in %s: %s", cache, error)
-        return graph
+        try:
+            kept = graphs.keep(partial(openvino.save_model, graph, compress_to_fp16=False), *made_from)
+        except (OSError, RuntimeError) as error:
+            self._logger.warning("the traced graph cannot be kept in %s: %s", cache, error)
+            return graph
+        return core.read_model(*kept)  # as every later start does, to the bit
 
 
 def _keep(request: Any, told: tuple[dict[int, npt.NDArray[np.float32]], int]) -> None:

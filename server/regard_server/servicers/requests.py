@@ -161,10 +161,15 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
                 height,
                 width,
                 quick=size <= _QUICK_BYTES,
-                content=lambda: (b"tensor", b"%d %d" % (height, width), tensor.data),
+                content=lambda: (b"tensor", _kind_of(tensor), tensor.data),
             )
         case _:
             return Picture(_read_nothing, 0, "pixels", height, width, quick=True)
+
+
+def _kind_of(tensor: pb.Tensor) -> bytes:
+    """Return what, besides its bytes, decides whether a tensor is valid and what it means."""
+    return repr((tensor.dtype, *tensor.shape[: _MOST_AXES + 1])).encode()
 
 
 def _is_small(picture: Picture, limits: RequestLimits) -> bool:
