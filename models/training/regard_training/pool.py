@@ -58,7 +58,7 @@ class PoolPlan:
     side: int = 128
     teacher_side: int = 176
     blends: float = 0.35
-    drawings: float = 0.4
+    drawings: float = 0.2
     device: str = "cpu"
 
     def recipe(self) -> dict[str, float]:
