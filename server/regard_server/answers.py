@@ -78,7 +78,8 @@ class Answers:
 class Room:
     """Room at the device that was promised to one picture: its entry takes it, or it is given back, once.
 
-    Where it is not owed, nothing was promised: the picture's answer is remembered, or was a moment ago.
+    Where it is not owed, nothing was promised, since the picture's answer is remembered. Should that be forgotten
+    before it is fetched, the picture is computed all the same: one more than was promised.
     """
 
     __slots__ = ("_batcher", "_owed", "key")

@@ -3,8 +3,8 @@
     l(b) = curve(b) · pace · margin
 
     curve(b)             ·   seen sizes, each with its own running mean at pace 1
-      │             ·  /     between two of them: a straight line
-      │      ·  /            where it also begins when it is seen, as one batch may be disturbed;
+      │             ·  /     between two of them: a straight line, on which a new size begins, for its first
+      │      ·  /            batch is slow by nature, or may be disturbed
       │  ·/                  beyond the largest: on along the last line
       └──────────────── b
 
@@ -46,8 +46,7 @@ class _Kind:
             between = bool(self.sizes) and self.sizes[0] < size < self.sizes[-1]
             self.curve[size] = self._at(size) if between else seconds / self.pace
             insort(self.sizes, size)
-            if not between:
-                return
+            return
         expected = self.curve[size] * self.pace
         surprise = min(seconds / expected, _MOST_SURPRISE) if expected else 1.0
         self.margin += (surprise - self.margin) * (_RISE if surprise > self.margin else _FALL)

@@ -47,7 +47,7 @@ class Journey:
 
     def is_remembered(self, request: Request, picture: Picture) -> bool:
         """Tell whether a picture's answer is known, so that nothing will be computed for it."""
-        if self._reuse is None or picture.content is None:
+        if self._reuse is None or self._reuse.is_empty or picture.content is None:  # then nothing is hashed
             return False
         return self._reuse.remembers(content_key(picture.content(), request.model.name, request.outputs))
 

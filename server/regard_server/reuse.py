@@ -54,9 +54,17 @@ class Reuse:
         self._in_flight: dict[Hashable, asyncio.Future[Outputs | None]] = {}
         self.bytes = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return not self._remembered
+
     def remembers(self, key: Hashable) -> bool:
-        """Tell whether the outputs of a key are there, without counting that as their use."""
-        return key in self._remembered
+        """Tell whether the outputs of a key are there. That counts as a use: whoever asks is about to `get` them."""
+        if key not in self._remembered:
+            return False
+        self._remembered.move_to_end(key)
+        return True
 
     async def get(self, key: Hashable, compute: Callable[[], Awaitable[Outputs]]) -> tuple[Outputs, Source]:
         """Return the outputs of a key, and where they came from; raises what `compute` raises, to its own caller only.

@@ -134,7 +134,8 @@ class Settings(BaseSettings):
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Bytes of outputs to remember by the images' content, to each of which come some 400 for keeping "
-        "it; 0: none. Implies deduplicate.",
+        "it; 0: none. What is remembered is answered though the device has too much to do, so every call is read. "
+        "Implies deduplicate.",
     )
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
@@ -173,7 +174,7 @@ class Settings(BaseSettings):
     max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
         64 * MIB, description="Bytes of one gRPC message, at most."
     )
-    max_images_per_request: Annotated[int, Field(ge=1, lt=1 << 32)] = Field(
+    max_images_per_request: Annotated[int, Field(ge=1, lt=1 << 32)] = Field(  # the API tells it in 32 bits
         256, description="Images in one request, at most."
     )
     max_reply_bytes: Annotated[int, Field(ge=1024)] = Field(

@@ -9,7 +9,7 @@ goodput for every core that it left to the server, and the next column its share
 has the last core for itself, and the server the others. `idle` is what nobody took of the server's cores.
 
 Refusals should be quick, and whoever is accepted should be answered in time; memory should be what it was. Each round
-starts a server anew.
+starts a server anew; another's that does not start is left out from then on.
 """
 
 import argparse
@@ -161,6 +161,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = Cores.of_machine(apart=arguments.apart)
     rows: list[dict] = []
+    left_out: list[str] = []
     for case in arguments.cases:
         found: dict[tuple, list[dict]] = {}
         names = list(arguments.servers)
@@ -174,9 +175,12 @@ def main() -> None:
                         measured = list(
                             once(host, cores, case, arguments.loads, model=model, seconds=arguments.seconds)
                         )
-                    except (RuntimeError, ValueError, OSError) as error:
+                    except RuntimeError as error:
+                        if name == "regard":
+                            raise
                         print(f"{name} is left out: {error}", file=sys.stderr)
                         names.remove(name)
+                        left_out.append(f"{name}, {case}, round {number}")
                         continue
                     for way, load_name, figures in measured:
                         found.setdefault((name, way, load_name), []).append(figures)
@@ -189,6 +193,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "mode": arguments.mode,
         "apart": arguments.apart,
+        "left_out": left_out,
     }
     print("written to", report.save("overload", rows, **settings))
 

@@ -9,6 +9,7 @@ test ── raw stubs ──→ loopback ──→ Server (event loop in a threa
 import asyncio
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -131,6 +132,9 @@ class GatedEngine(Engine):
         return super().run(key, batch)
 
 
+TINY = BatchKey("resnet_tiny", "pixels", 32, 32, "pooled")
+
+
 class Queue:
     """The real scheduler, looked at again and again: nothing of it can be replaced where it is compiled."""
 
@@ -143,7 +147,21 @@ class Queue:
     def expect_slow_batches(self, *sizes):
         """Have the scheduler learn, an outlier at a time, that such batches take far longer than anybody waits."""
         for size in sizes * 100:
-            self.scheduler._costs.observe(BatchKey("resnet_tiny", "pixels", 32, 32, "pooled"), size, 1000.0)
+            self.scheduler._costs.observe(TINY, size, 1000.0)
+
+    def expect_one_slow_size(self, size):
+        """Have the scheduler believe so of batches of one size, and of no others."""
+        self.scheduler._costs._seen[TINY].curve[size] = 1000.0
+        self.scheduler._backlog.forget(TINY)
+
+    def promise_one(self):
+        """Have room promised to somebody whose picture is being decoded."""
+        assert not self.scheduler.reserve(TINY, 1, ready=0.0, deadline=math.inf, now=0.0)
+
+    def take_one_promise_back(self):
+        """Release it; nobody else may have taken it or have one."""
+        assert self.scheduler._reserved == {TINY: 1}
+        self.scheduler.release(TINY)
 
     def until(self, length):
         """Wait until so many entries wait for the device."""

@@ -182,15 +182,36 @@ def test_what_is_remembered_is_answered_whatever_waits(serve, pictures):
     inside.append(served.begin(others[1]))
     served.queue.until(1)
     served.queue.expect_slow_batches(1, 2)
-    for unknown in (others[2:], [known, others[2]]):
-        refused = served.begin(*unknown, timeout=60)
-        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    served.queue.promise_one()
+    for asked in (others[2:], [known, others[2]]):
+        assert served.begin(*asked, timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert served.extract(known, timeout=60).results[0].features == expected.features
     two = served.extract(known, known, timeout=60)
     assert [each.features for each in two.results] == [expected.features] * 2
     assert served.metric("regard_reuse_total", model="resnet_tiny", source="cache") == 3
+    served.queue.take_one_promise_back()
     served.gate.open()
     assert all(future.result().results for future in inside)
+    served.assert_empty()
+
+
+def test_beside_what_is_remembered_there_is_room_for_one_more(serve, pictures):
+    """Of two pictures that there is no room for together, the one that has to be computed has it alone, and no more."""
+    served = serve(cache_bytes=1 << 20)
+    known, running, unknown = pictures(3)
+    expected = served.extract(known).results[0]
+    before = len(served.gate.batches)
+    served.gate.hold()
+    inside = served.begin(running)
+    served.gate.until(before + 1)
+    served.queue.expect_one_slow_size(2)
+    mixed = served.begin(known, unknown, timeout=60)
+    served.queue.until(1)
+    served.gate.open()
+    results = mixed.result().results
+    assert results[0].features == expected.features
+    assert [each.timings.batch_size for each in results] == [0, 1]
+    assert inside.result().results
     served.assert_empty()
 
 

@@ -101,12 +101,12 @@ class TracedGraphs:
     def _tidy(self, newest: Path) -> None:
         """Remove what has not been used for longest, and what was never finished."""
         for scratch in self._folder.glob(f"{_WRITING}*"):
-            with contextlib.suppress(FileNotFoundError):  # another server tidies too
+            with contextlib.suppress(OSError):  # another server tidies too, or owns it
                 if time.time() - scratch.stat().st_mtime > _LONG_AGO_S:
                     shutil.rmtree(scratch, ignore_errors=True)
         used: list[tuple[float, int, Path]] = []
         for path in self._folder.glob(f"*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 status = path.stat()
                 used.append((status.st_mtime, status.st_size, path))
         total = sum(size for _, size, _ in used)
@@ -114,7 +114,8 @@ class TracedGraphs:
             if total <= self._limit_bytes:
                 break
             if path != newest:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
                 total -= size
 
 

@@ -23,6 +23,7 @@ in the README of tests/benchmarks has the figures.
 import importlib
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ _BLOCK_PIXELS = 4 * 160 * 160
 """In a block, for each thread. By two, 32 pictures take 14 % longer in blocks of 8 by ResNet-18 at 64×64, and 7 % in
 blocks of 4 by ea_mini. More than two were not measured."""
 _SMALLEST_BLOCK = 2
+# torch traces one network at a time; and what one device's thread has traced, the next one's reads.
+_TRACING = threading.Lock()
 _LIGHT = 4_000_000
 """Parameters of a network that is run in blocks, at most: their graph has weights of its own. Of ResNet-50 they would
 take 50 MB more, and all sizes that come take 40."""
@@ -93,7 +96,8 @@ class OpenVinoRunner:
         self._size = (prepared.height, prepared.width)
         self._logger = logger
         core = openvino.Core()
-        graph = self._graph(openvino, core, bundle, cache)
+        with _TRACING:
+            graph = self._graph(openvino, core, bundle, cache)
         graph.reshape([openvino.Dimension(1, max_batch), *self._size, 3])
         options = {
             "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[mode.dtype],

@@ -88,6 +88,19 @@ def test_a_graph_that_could_not_be_written_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_is_not_seen_before_it_is_whole(tmp_path):
+    """By another server that looks while this one writes, nor by one that has the same number."""
+    graphs, others = TracedGraphs(tmp_path), TracedGraphs(tmp_path)
+
+    def save(path):
+        saving(3)(path)
+        assert others.find("a") is None
+        others.keep(saving(3), "a")
+
+    assert graphs.keep(save, "a") == others.find("a") == Graph(b"<net/>", b"www")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("place", [0, 35, 45, -1])
 def test_a_changed_byte_is_noticed(tmp_path, place):
     """In the digest, the length, the layers or the weights."""

@@ -298,6 +298,17 @@ def test_the_traced_graph_is_kept_and_used_again(bundle, tmp_path, monkeypatch):
     assert np.array_equal(vectors(first, pictures(2)), vectors(second, pictures(2)))
 
 
+def test_devices_that_load_at_once_trace_one_after_the_other(bundle, tmp_path):
+    """A second tracing in the same process makes torch fail both."""
+    with ThreadPoolExecutor(3) as devices:
+        loading = [
+            devices.submit(make, bundle, engine="openvino", dtype="float32", cache=tmp_path) for _ in range(3)
+        ]
+        first, *others = [vectors(device.result()[0], pictures(2)) for device in loading]
+    assert all(np.array_equal(first, other) for other in others)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_damaged_graph_is_traced_anew_and_harms_no_server_that_runs(bundle, tmp_path, caplog):
     """Zeros that a power cut left in place of weights would be answered with otherwise."""
     first, _ = make(bundle, engine="openvino", dtype="float32", cache=tmp_path)
