@@ -70,7 +70,7 @@ def _lists_of(suite: str, cache: Path) -> list[str]:
     }
     (apt / "lists/partial").mkdir(parents=True, exist_ok=True)
     (apt / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
-    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n")
+    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING} target=Packages] {_mirror()} {suite} main\n")
     given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
     update = ["apt-get", "-qq", *given, "update"]
     subprocess.run(update, check=True)

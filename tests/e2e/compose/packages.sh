@@ -27,7 +27,7 @@ unpack_newer() { # FOLDER PACKAGE…: the files of packages of the newer release
   shift
   apt=$(mktemp --directory)
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$into"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $NEWER_SUITE main" >"$apt/sources.list"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg target=Packages] $(mirror) $NEWER_SUITE main" >"$apt/sources.list"
   local options=(
     -qq -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root
