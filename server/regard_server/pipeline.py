@@ -7,6 +7,7 @@ on the event loop: decoding happens in a pool of threads, running in the device'
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Literal
 
 from regard_server.admission import Admission
@@ -110,12 +111,11 @@ class Pipeline:
         try:
             self._promise(request, request.pictures, keys)
         except OverloadedError:
-            known = [self._journey.is_remembered(request, picture) for picture in request.pictures]
-            if not any(known):
+            new = [not self._journey.is_remembered(request, picture) for picture in request.pictures]
+            if all(new):
                 raise
-            others = [index for index, remembered in enumerate(known) if not remembered]
-            self._promise(request, [request.pictures[i] for i in others], [keys[i] for i in others])
-            return [Room(key, self._batcher, owed=not there) for key, there in zip(keys, known, strict=True)]
+            self._promise(request, [*compress(request.pictures, new)], [*compress(keys, new)])
+            return [Room(key, self._batcher, owed=owed) for key, owed in zip(keys, new, strict=True)]
         return [Room(key, self._batcher) for key in keys]
 
     def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +126,34 @@ class Host:
             command, environment=environment, target=target, answers=answers, log=log
         ) as server:
             yield server
+
+
+def in_turns(
+    about: str,
+    hosts: list[Host],
+    rounds: int,
+    measure: Callable[[Host], dict[tuple, dict]],
+    failures: tuple[type[Exception], ...],
+) -> dict[tuple, list[dict]]:
+    """Measure every server in every round; return each round's figures by what `measure` names them.
+
+    Whoever fails is left out from then on, and taken out of `hosts`; but regard's failure ends the run.
+    """
+    found: dict[tuple, list[dict]] = {}
+    for number in range(1, rounds + 1):
+        for host in list(hosts):
+            print(f"{about}: {host.name}, round {number} of {rounds}", file=sys.stderr)
+            try:
+                figures = measure(host)
+            except failures as error:
+                if host.name == "regard":
+                    raise
+                print(f"{host.name} is left out: {error}", file=sys.stderr)
+                hosts.remove(host)
+                continue
+            for key, each in figures.items():
+                found.setdefault(key, []).append(each)
+    return found
 
 
 HOSTS = {

@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import report
 from cases import CASES
-from hosts import HOSTS, Host
+from hosts import HOSTS, Host, in_turns
 from processes import Running
 
 from regard_server.frontend.polling import VARIABLE
@@ -115,6 +115,20 @@ def once(
                 yield way, name, figures | shares
 
 
+def rounds_of(
+    case: str, hosts: list[Host], cores: Cores, arguments: argparse.Namespace
+) -> dict[tuple, list[dict]]:
+    """Measure every server in every round; leave out whoever does not start."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = CASES[case].save_model(Path(folder))
+
+        def measured(host: Host) -> dict[tuple, dict]:
+            told = once(host, cores, case, arguments.loads, model=model, seconds=arguments.seconds)
+            return {(host.name, way, load_name): figures for way, load_name, figures in told}
+
+        return in_turns(case, hosts, arguments.rounds, measured, (RuntimeError,))
+
+
 def row(host: str, way: str, name: str, rounds: list[dict]) -> dict:
     """Return a line of the table: medians over rounds."""
 
@@ -163,27 +177,10 @@ def main() -> None:
     rows: list[dict] = []
     left_out: list[str] = []
     for case in arguments.cases:
-        found: dict[tuple, list[dict]] = {}
-        names = list(arguments.servers)
-        with tempfile.TemporaryDirectory() as folder:
-            model = CASES[case].save_model(Path(folder))
-            for number in range(1, arguments.rounds + 1):
-                for name in list(names):
-                    print(f"{case}: {name}, round {number} of {arguments.rounds}", file=sys.stderr)
-                    host = HOSTS[name].in_mode(arguments.mode)
-                    try:
-                        measured = list(
-                            once(host, cores, case, arguments.loads, model=model, seconds=arguments.seconds)
-                        )
-                    except RuntimeError as error:
-                        if name == "regard":
-                            raise
-                        print(f"{name} is left out: {error}", file=sys.stderr)
-                        names.remove(name)
-                        left_out.append(f"{name}, {case}, round {number}")
-                        continue
-                    for way, load_name, figures in measured:
-                        found.setdefault((name, way, load_name), []).append(figures)
+        hosts = [HOSTS[name].in_mode(arguments.mode) for name in arguments.servers]
+        found = rounds_of(case, hosts, cores, arguments)
+        started = {host.name for host in hosts}
+        left_out += [f"{name}, {case}" for name in arguments.servers if name not in started]
         print(f"{case}: {CASES[case].about}; deadline {TIMEOUTS_S[case]:g} s")
         rows_of_case = [row(*key, rounds) for key, rounds in found.items()]
         report.print_table(rows_of_case)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import report
 from cases import CASES
-from hosts import HOSTS, Host
+from hosts import HOSTS, Host, in_turns
 from serving import measure, median
 
 
@@ -44,21 +44,15 @@ def once(host: Host, case: str, callers: list[int], model: Path, seconds: float)
 
 def rounds_of(hosts: list[Host], arguments: argparse.Namespace) -> dict[tuple, list[dict]]:
     """Measure every server in every round; leave out whoever does not start."""
-    found: dict[tuple, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = CASES[arguments.case].save_model(Path(folder))
-        for number in range(1, arguments.rounds + 1):
-            for host in list(hosts):
-                print(f"{arguments.case}: {host.name}, round {number} of {arguments.rounds}", file=sys.stderr)
-                try:
-                    figures = once(host, arguments.case, arguments.callers, model, arguments.seconds)
-                except (RuntimeError, ValueError, OSError) as error:
-                    print(f"{host.name} is left out: {error}", file=sys.stderr)
-                    hosts.remove(host)
-                    continue
-                for key, each in figures.items():
-                    found.setdefault(key, []).append(each)
-    return found
+
+        def measured(host: Host) -> dict[tuple, dict]:
+            return once(host, arguments.case, arguments.callers, model, arguments.seconds)
+
+        return in_turns(
+            arguments.case, hosts, arguments.rounds, measured, (RuntimeError, ValueError, OSError)
+        )
 
 
 def main() -> None:

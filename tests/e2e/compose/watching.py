@@ -1,7 +1,6 @@
 """What Prometheus and Grafana see of the stack."""
 
 import json
-import os
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -56,7 +55,7 @@ def check_watchers(stack: Stack) -> None:
         [1, 1, 1],
         NOTICE_TIMEOUT_S,
     )
-    compiled = os.environ.get("REGARD_COMPILED", "false")
+    compiled = stack.environment.get("REGARD_COMPILED", "false")
     until(
         f"the worker says that its Python is {'machine code' if compiled == 'true' else 'not compiled'}",
         lambda: value(stack, f'sum(regard_build_info{{compiled="{compiled}",frontend="direct"}})'),
