@@ -288,15 +288,17 @@ def test_a_device_learns_to_wait_for_callers_who_come_back():
 
 
 @pytest.mark.parametrize(
-    ("turnaround_s", "slack_s", "held_s"), [(0.4, 90.0, 0.6), (0.8, 90.0, 0.0), (0.4, 0.3, 0.0)]
+    ("turnaround_s", "max_delay_s", "slack_s", "held_s"),
+    [(0.4, 100.0, 90.0, 0.6), (0.8, 100.0, 90.0, 0.0), (0.4, 0.5, 90.0, 0.5), (0.4, 100.0, 0.3, 0.0)],
 )
-def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, slack_s, held_s):
+def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, max_delay_s, slack_s, held_s):
     """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again as they take.
 
-    Not longer than that batch would, and not at all where the earliest deadline leaves no time until they are back.
+    Not longer than that batch would, nor than the longest hold, and not at all where the earliest deadline leaves no
+    time until they are back.
     """
     costs, now = known_costs((4, 3.0), (12, 7.0), (16, 9.0)), 0.0
-    hold = Hold(100.0, costs)
+    hold = Hold(max_delay_s, costs)
     for _ in range(50):
         hold.delivered("small", 16, now)
         for _ in range(16):

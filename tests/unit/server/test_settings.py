@@ -155,6 +155,7 @@ def test_metrics_may_be_off_but_not_on_a_unix_socket():
     [
         ("--max-batch", "0"),
         ("--max-batch", "1025"),
+        ("--max-images-per-request", str(1 << 32)),
         ("--default-timeout-s", "0"),
         ("--default-timeout-s", "nan"),
         ("--drain-timeout-s", "inf"),
