@@ -30,6 +30,7 @@ Value: TypeAlias = "int | float | bool | str | tuple[int, ...]"
 Place = Literal["replace", "after", "head"]
 Block = Literal["basic", "bottleneck"]
 Stem = Literal["conv7", "deep", "tiered"]
+Pool = Literal["average", "gem"]
 
 EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}
 
@@ -91,6 +92,7 @@ class ModelSpec:
         strides: stride of each stage's first block.
         dilations: per stage, the dilations of its blocks' 3x3, the last one repeated; empty means 1.
         attention: where attention sits.
+        pool: what makes the embedding of the last map: its `average`, or its generalised mean, `gem`.
         num_classes: classes of the head; 0 means no head, and `forward` then gives the embedding.
         input_size: height and width that `outputs` states shapes for and that serving prepares images for.
     """
@@ -105,6 +107,7 @@ class ModelSpec:
     strides: tuple[int, int, int, int] = (1, 2, 2, 2)
     dilations: tuple[tuple[int, ...], ...] = ()
     attention: tuple[AttentionSlot, ...] = ()
+    pool: Pool = "average"
     num_classes: int = 1000
     input_size: tuple[int, int] = (224, 224)
 
@@ -113,6 +116,7 @@ class ModelSpec:
         checks = (
             (self.block in EXPANSION, f"block {self.block!r}: expected basic or bottleneck"),
             (self.stem in get_args(Stem), f"stem {self.stem!r}: expected one of {', '.join(get_args(Stem))}"),
+            (self.pool in get_args(Pool), f"pool {self.pool!r}: expected one of {', '.join(get_args(Pool))}"),
             (
                 len(self.stem_channels) in (0, 1 if self.stem == "conv7" else 3),
                 f"stem_channels {self.stem_channels}: expected one for each convolution of a {self.stem} stem",

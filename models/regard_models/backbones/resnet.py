@@ -19,6 +19,7 @@ from regard_models.attention import AttentionModule, Maps
 from regard_models.attention.mechanisms import MECHANISMS, Site
 from regard_models.backbones.blocks import BLOCKS, BlockShape, ResidualBlock
 from regard_models.backbones.heads import HEADS, Head
+from regard_models.backbones.pools import DESCRIPTIONS, POOLS
 from regard_models.backbones.stems import build_stem, stem_channels
 from regard_models.errors import InputShapeError, SpecError, near
 from regard_models.outputs import OutputInfo, check_outputs
@@ -114,9 +115,8 @@ class ResNet(nn.Module):
 
     def _plain_outputs(self) -> dict[str, OutputInfo]:
         channels, classes = self.spec.channels(4), self.spec.num_classes
-        embedding = OutputInfo(
-            "embedding", "embedding", (channels,), ("channel",), "average of the last feature map"
-        )
+        text = DESCRIPTIONS[self.spec.pool]
+        embedding = OutputInfo("embedding", "embedding", (channels,), ("channel",), text)
         logits = OutputInfo("logits", "logits", (classes,), ("class",), "class scores before the softmax")
         return {each.name: each for each in ((embedding, logits) if classes else (embedding,))}
 
@@ -136,7 +136,7 @@ class ResNet(nn.Module):
         if self.head is not None:
             found: dict[str, Tensor] = self.head.run(x, wanted)
             return found
-        embedding = x.mean((2, 3))
+        embedding = POOLS[self.spec.pool](x)
         if self.fc is not None and "logits" in wanted:
             return {"embedding": embedding, "logits": self.fc(embedding)}
         return {"embedding": embedding}

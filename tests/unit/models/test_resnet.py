@@ -100,6 +100,8 @@ def test_impossible_inputs_are_refused(tiny, x):
     [
         {"block": "dense"},
         {"stem": "none"},
+        {"pool": "max"},
+        {"pool": 3},
         {"width": 0},
         {"num_classes": -1},
         {"input_size": 0},
