@@ -37,6 +37,7 @@ from regard_server.errors import UnavailableError
 from regard_server.foresight import Foresight
 from regard_server.frontend.choose import FrontEnd, make_front_end
 from regard_server.frontend.routes import Handler, Routes
+from regard_server.gpu_jpeg import GpuJpegs, decoding_device
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits
@@ -125,6 +126,7 @@ class Server:
             for number, name in enumerate(devices)
         ]
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._jpegs = GpuJpegs(decoding_device(settings)) if settings.jpeg_decoder == "gpu" else None
         self._pipeline = Pipeline(
             admission=self._admission,
             decoders=self._decoders,
@@ -199,6 +201,7 @@ class Server:
                 max_message_bytes=settings.max_message_bytes,
                 max_tensor_side=settings.max_tensor_side,
                 max_reply_bytes=settings.max_reply_bytes,
+                jpegs=self._jpegs,
             ),
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,

@@ -30,10 +30,11 @@ def serve(argv: Sequence[str]) -> int:
     # Threads that spin while they wait are fast alone, and collapse when another process takes a core. OpenMP
     # reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from regard_server.gpu_jpeg import decoder_faults  # noqa: PLC0415 - imports torch
     from regard_server.security.faults import security_faults  # noqa: PLC0415 - beside its companion
     from regard_server.sources import InvalidSourceError, resolve_sources, weights_faults  # noqa: PLC0415 - torch
 
-    faults = security_faults(settings)
+    faults = [*security_faults(settings), *decoder_faults(settings)]
     sources: list[tuple[str, str]] = []
     try:
         sources = resolve_sources(settings.models)

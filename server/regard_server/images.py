@@ -14,8 +14,9 @@ resampled, which gives the same pixels and saves the rest.
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,8 @@ _MAX_RLE_PIXELS: Final = 1_000_000
 _START_OF_SCAN: Final = b"\xff\xda"
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+JpegReader: TypeAlias = Callable[[bytes, Image.Image, Preprocessing], Pixels | None]
+"""Reads a JPEG elsewhere, at the model's input size; None where it has to be read here. See `gpu_jpeg.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,19 @@ class ImageLimits:
     max_pixels: int
 
 
-def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pixels:
-    """Read an encoded picture: bytes -> (H, W, 3) at the model's input size.
+class Frame(NamedTuple):
+    """A picture's size once its shorter side is `resize`, and where in it the crop begins. In pixels."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def decode(
+    data: bytes, limits: ImageLimits, preprocessing: Preprocessing, jpegs: JpegReader | None = None
+) -> Pixels:
+    """Read an encoded picture: bytes -> (H, W, 3) at the model's input size. `jpegs` is asked first, if it is given.
 
     Raises:
         EmptyImageError: no bytes.
@@ -70,6 +84,8 @@ def decode(data: bytes, limits: ImageLimits, preprocessing: Preprocessing) -> Pi
             _check_size(picture.width, picture.height, limits)
             _check_scans(data, picture)
             _check_run_lengths(picture)
+            if jpegs and (elsewhere := jpegs(data, picture, preprocessing)) is not None:
+                return elsewhere
             pixels = read_jpeg(data, picture, preprocessing.resize) or picture
             return _fit(_to_rgb(_upright(pixels)), preprocessing)
     except UnidentifiedImageError as error:
@@ -177,19 +193,25 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def frame(width: int, height: int, preprocessing: Preprocessing) -> Frame:
+    """Say how a picture is resized and where its middle begins, rounding as torchvision does."""
+    shorter = min(width, height)
+    scaled = [int(preprocessing.resize * side / shorter) for side in (width, height)]
+    left = round((scaled[0] - preprocessing.width) / 2)
+    top = round((scaled[1] - preprocessing.height) / 2)
+    return Frame(scaled[0], scaled[1], left, top)
+
+
 def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize so that the shorter side is `resize`, and cut the middle out, rounding as torchvision does."""
-    shorter = min(picture.size)
-    scaled_width, scaled_height = (int(preprocessing.resize * side / shorter) for side in picture.size)
-    left = round((scaled_width - preprocessing.width) / 2)
-    top = round((scaled_height - preprocessing.height) / 2)
+    """Resize so that the shorter side is `resize`, and cut the middle out."""
+    framed = frame(picture.width, picture.height, preprocessing)
     # The crop's corners in the picture's own pixels; each axis has its own scale after rounding.
-    x_scale, y_scale = picture.width / scaled_width, picture.height / scaled_height
+    x_scale, y_scale = picture.width / framed.width, picture.height / framed.height
     box = (
-        left * x_scale,
-        top * y_scale,
-        min((left + preprocessing.width) * x_scale, picture.width),
-        min((top + preprocessing.height) * y_scale, picture.height),
+        framed.left * x_scale,
+        framed.top * y_scale,
+        min((framed.left + preprocessing.width) * x_scale, picture.width),
+        min((framed.top + preprocessing.height) * y_scale, picture.height),
     )
     resized = picture.resize(
         (preprocessing.width, preprocessing.height), _FILTERS[preprocessing.interpolation], box=box

@@ -18,9 +18,10 @@ def silence_libtiff() -> bool:
         mapped = {line.split(maxsplit=5)[-1] for line in _MAPS.read_text().splitlines()}
     except OSError:
         return False
-    found = [path for path in mapped if Path(path).name.startswith("libtiff") and ".so" in path]
-    for path in found:
-        library = ctypes.CDLL(path)  # the one that is there already
+    near = [path for path in mapped if Path(path).name.startswith("libtiff") and ".so" in path]
+    loaded = [ctypes.CDLL(path) for path in near]  # those that are there already
+    found = [library for library in loaded if hasattr(library, _HANDLERS[0])]  # not another's plugin around it
+    for library in found:
         for handler in _HANDLERS:
             getattr(library, handler)(None)
     return bool(found)

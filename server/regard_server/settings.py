@@ -140,6 +140,11 @@ class Settings(BaseSettings):
     decode_threads: Annotated[int, Field(ge=0)] = Field(
         0, description="Threads that decode images; 0: as many as there are cores."
     )
+    jpeg_decoder: Literal["host", "gpu"] = Field(
+        "host",
+        description="Where JPEGs are decoded and shrunk. gpu: on the first CUDA device, with the extra gpu-jpeg; for a "
+        "fast GPU beside few cores. What it cannot read is read on the host; vectors may differ a little between them.",
+    )
     compute_nice: Annotated[int, Field(ge=0, le=19)] = Field(
         0,
         description="How much networks on the CPU give way on the cores to decoders and the threads that answer calls, "

@@ -1,7 +1,8 @@
 """How fast pictures are decoded, and what it does to their vectors: `python tests/benchmarks/decoding.py`.
 
-Sample photographs as JPEGs of several sizes, decoded on one thread by Pillow alone and as the server does; interleaved
-rounds, medians. The cosine is between the embeddings (eager float32, the default model) of the two.
+Sample photographs as JPEGs of several sizes, decoded on one thread by Pillow alone, as the server does, and by
+nvImageCodec: on the GPU, or on the host in its place, which says nothing of its speed. Interleaved rounds, medians. The
+cosines are between the embeddings (eager float32, the plain small model) of Pillow's pixels and the others'.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from regard_server import images
 from regard_server.engine.mode import EAGER
 from regard_server.engine.streams import HostStreams
 from regard_server.engine.torch_runner import TorchRunner
+from regard_server.gpu_jpeg import GpuJpegs
 from regard_server.work import BatchKey
 
 SIZES = ((500, 375), (640, 480), (1920, 1440), (4000, 3000))
@@ -49,6 +51,22 @@ def by_server(data: bytes, preprocessing) -> np.ndarray:
     return images.decode(data, LIMITS, preprocessing)
 
 
+class ByGpu:
+    """Decode as a server with `jpeg_decoder = "gpu"` does."""
+
+    def __init__(self) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._jpegs = GpuJpegs(self.device)
+
+    def __call__(self, data: bytes, preprocessing) -> np.ndarray:
+        return images.decode(data, LIMITS, preprocessing, self._jpegs)
+
+
+def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row with the other's."""
+    return (first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+
+
 def rate(decode, files: list[bytes], preprocessing, seconds: float) -> float:
     """Return images a second."""
     done, began = 0, time.perf_counter()
@@ -70,26 +88,28 @@ def main() -> None:
     prepared = Preprocessing()
     runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"), streams=HostStreams())
     key = BatchKey("resnet_mini", "pixels", prepared.height, prepared.width, "pooled")
-    rows = []
+    by_gpu, rows = ByGpu(), []
     for size in SIZES:
         files = jpegs(size)
-        rates = {by_pillow: [], by_server: []}
+        rates = {by_pillow: [], by_server: [], by_gpu: []}
         for _ in range(arguments.rounds):
             for decode, found in rates.items():
                 found.append(rate(decode, files, prepared, arguments.seconds))
-        pillow, server = (np.stack([decode(data, prepared) for data in files]) for decode in rates)
-        first, second = (runner.run(key, pixels, ["embedding"])["embedding"] for pixels in (pillow, server))
-        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-        cosines = (first * second).sum(axis=1) / lengths
+        pixels = [np.stack([decode(data, prepared) for data in files]) for decode in rates]
+        vectors = [runner.run(key, each, ["embedding"])["embedding"] for each in pixels]
+        of_server, of_gpu = (cosines(vectors[0], each) for each in vectors[1:])
+        medians = {decode: statistics.median(found) for decode, found in rates.items()}
         rows.append(
             {
                 "size": f"{size[0]}x{size[1]}",
-                "Pillow img/s": statistics.median(rates[by_pillow]),
-                "regard img/s": statistics.median(rates[by_server]),
-                "ratio": statistics.median(rates[by_server]) / statistics.median(rates[by_pillow]),
-                "mean abs error": float(np.abs(pillow.astype(int) - server).mean()),
-                "cosine mean": f"{cosines.mean():.6f}",
-                "cosine worst": f"{cosines.min():.6f}",
+                "Pillow img/s": medians[by_pillow],
+                "regard img/s": medians[by_server],
+                "ratio": medians[by_server] / medians[by_pillow],
+                "mean abs error": float(np.abs(pixels[0].astype(int) - pixels[1]).mean()),
+                "cosine mean": f"{of_server.mean():.6f}",
+                "cosine worst": f"{of_server.min():.6f}",
+                f"nvImageCodec ({by_gpu.device}) img/s": medians[by_gpu],
+                "its cosine worst": f"{of_gpu.min():.6f}",
             }
         )
     report.print_table(rows)

@@ -22,7 +22,7 @@ from regard_server.errors import (
     UnknownEncodingError,
     quote,
 )
-from regard_server.images import ImageLimits, decode, fit_raw, fits
+from regard_server.images import ImageLimits, JpegReader, decode, fit_raw, fits
 from regard_server.request import Picture, Request
 from regard_server.servicers.reply_size import check_reply_size
 
@@ -48,13 +48,14 @@ _PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORI
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may hold."""
+    """What one request may hold, and who reads its JPEGs, if not the host."""
 
     max_images: int
     image: ImageLimits
     max_message_bytes: int
     max_tensor_side: int
     max_reply_bytes: int
+    jpegs: JpegReader | None = None
 
 
 def to_request(
@@ -131,7 +132,7 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
         case "encoded":
             # Every look at the field is a copy of it: none is kept beside the message's own.
             return Picture(
-                lambda: decode(image.encoded, limits.image, prepared),
+                lambda: decode(image.encoded, limits.image, prepared, limits.jpegs),
                 len(image.encoded),
                 "pixels",
                 height,

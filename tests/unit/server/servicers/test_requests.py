@@ -1,9 +1,12 @@
 """regard.v1 requests into the pipeline's."""
 
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from served_models import TINY
 
 from regard_proto import tensors
@@ -60,6 +63,20 @@ def translate(catalog):
 def read(translate):
     """Read the only picture of a request."""
     return lambda image: translate(images=[image]).pictures[0].read()
+
+
+def test_jpegs_are_read_where_the_limits_say(catalog):
+    """An encoded image goes to the reader that is named, and the host reads what that one leaves."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "JPEG")
+    given = np.ones((TINY.preprocessing.height, TINY.preprocessing.width, 3), np.uint8)
+    answers = [given, None]
+    limits = replace(LIMITS, jpegs=lambda *_: answers.pop(0))
+    message = pb.ExtractRequest(images=[pb.Image(encoded=file.getvalue())])
+    request, _ = to_request(message, catalog, limits, arrived=1.0, deadline=2.0)
+    assert request.pictures[0].read() is given
+    assert request.pictures[0].read().tolist() != given.tolist()
+    assert not answers
 
 
 def zeros(*shape, dtype=pb.DATA_TYPE_FLOAT32, data=None):
