@@ -50,6 +50,14 @@ def photograph() -> bytes:
     return buffer.getvalue()
 
 
+def _large(model: str, about: str, side: int) -> dict[str, Case]:
+    """Return the two cases of a large network: JPEGs, and pixels of its own size."""
+    return {
+        model: Case(f"{about}, JPEG 500x375 to {side}", model, side, photograph),
+        f"{model}-pixels": Case(f"{about}, uint8 {side}x{side}", model, side, lambda: pixels(side)),
+    }
+
+
 CASES = {
     # For peers.py alone, which serves the mean of a picture under the name of this model.
     "null": Case("the mean of uint8 32x32: nothing but serving", "resnet_tiny", 32, lambda: pixels(32)),
@@ -58,5 +66,9 @@ CASES = {
     ),
     "small": Case("ResNet-18, uint8 64x64", "resnet18", 64, lambda: pixels(64)),
     "mini": Case("the default network, JPEG 500x375 to 160", DEFAULT_MODEL, 160, photograph),
-    "resnet50": Case("ResNet-50, JPEG 500x375 to 224", "resnet50", 224, photograph),
+    "mini-pixels": Case("the default network, uint8 160x160", DEFAULT_MODEL, 160, lambda: pixels(160)),
+    **_large("resnet50", "ResNet-50", 224),
+    **_large("epsanet50", "EPSANet-50", 224),
+    **_large("skresnext50_32x4d", "SK-ResNeXt-50", 224),
+    **_large("botnet26t_256", "BoTNet-26", 256),
 }

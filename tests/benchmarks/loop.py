@@ -32,12 +32,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--device", default="cpu", help="or auto: a GPU where there is one")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
     case = CASES[arguments.case]
     cores = usable_cores()
     options = EngineOptions(
+        device=arguments.device,
         threads=cores,
         max_batch=max(arguments.sizes),
         engine=arguments.engine,
