@@ -1,8 +1,8 @@
 """Decode: a pool of threads, and what its backlog means for the next one in line.
 
 On the host, beside a GPU too. A core decodes and resizes some 650 JPEGs of 640×480 a second (jpeg.py), so 16 of them
-feed ten thousand images a second to a device that runs ResNet-50 on fewer. Where cores are few, the threads can let a GPU
-do most of it: see gpu_jpeg.py, which also says what that costs.
+feed ten thousand images a second to a device that runs ResNet-50 on fewer. Where cores are few, the threads can let a
+GPU do most of it: see gpu_jpeg.py, which also says what that costs.
 """
 
 import asyncio

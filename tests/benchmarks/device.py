@@ -2,9 +2,9 @@
 
     loop: batches in-process, no server ─→ closed loop of many callers: capacity ─→ open loops at 0.5 and 0.9 of it
 
-For each network, asked with uint8 pixels of its own size, with JPEGs that the host decodes, and on a GPU with JPEGs that
-it decodes itself. The loop's best batch size is the server's largest. `utilization` is the driver's word, or, where
-there is no GPU, the share of the cores that the server took. Compare within a run only.
+For each network, asked with uint8 pixels of its own size, with JPEGs that the host decodes, and on a GPU with JPEGs
+that it decodes itself. The loop's best batch size is the server's largest. `utilization` is the driver's word, or,
+where there is no GPU, the share of the cores that the server took. Compare within a run only.
 """
 
 import argparse
