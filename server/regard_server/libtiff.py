@@ -20,7 +20,7 @@ def silence_libtiff() -> bool:
         return False
     near = [path for path in mapped if Path(path).name.startswith("libtiff") and ".so" in path]
     loaded = [ctypes.CDLL(path) for path in near]  # those that are there already
-    found = [library for library in loaded if hasattr(library, _HANDLERS[0])]  # not another's plugin around it
+    found = [each for each in loaded if hasattr(each, _HANDLERS[0])]  # not another's plugin around it
     for library in found:
         for handler in _HANDLERS:
             getattr(library, handler)(None)
