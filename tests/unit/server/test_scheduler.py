@@ -287,18 +287,9 @@ def test_a_device_learns_to_wait_for_callers_who_come_back():
     assert closed_loop(make_scheduler(lambda _key: 8, max_delay_s=0.004), 4, 40)[-10:] == [4] * 10
 
 
-@pytest.mark.parametrize(
-    ("turnaround_s", "max_delay_s", "slack_s", "held_s"),
-    [(0.4, 100.0, 90.0, 0.6), (0.8, 100.0, 90.0, 0.0), (0.4, 0.5, 90.0, 0.5), (0.4, 100.0, 0.3, 0.0)],
-)
-def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, max_delay_s, slack_s, held_s):
-    """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again as they take.
-
-    Not longer than that batch would, nor than the longest hold, and not at all where the earliest deadline leaves no
-    time until they are back.
-    """
-    costs, now = known_costs((4, 3.0), (12, 7.0), (16, 9.0)), 0.0
-    hold = Hold(max_delay_s, costs)
+def hold_for_four(costs, turnaround_s, *, max_delay_s=100.0, slack_s=90.0):
+    """Of sixteen callers in a closed loop let twelve wait for the other four; return for how long they are held."""
+    hold, now = Hold(max_delay_s, costs), 0.0
     for _ in range(50):
         hold.delivered("small", 16, now)
         for _ in range(16):
@@ -308,8 +299,28 @@ def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, max
     for _ in range(12):
         hold.arrived("small", now)
     deadline = now + costs.seconds("small", 16) + slack_s
-    until = hold.until("small", 12, now=now, since=now, deadline=deadline)
-    assert until - now == pytest.approx(held_s, abs=1e-3)
+    return hold.until("small", 12, now=now, since=now, deadline=deadline) - now
+
+
+@pytest.mark.parametrize(
+    ("turnaround_s", "bounds", "held_s"),
+    [(0.4, {}, 0.6), (0.8, {}, 0.0), (0.4, {"max_delay_s": 0.5}, 0.5), (0.4, {"slack_s": 0.3}, 0.0)],
+)
+def test_a_hold_ends_when_those_who_are_missing_should_be_back(turnaround_s, bounds, held_s):
+    """Twelve wait for four, whose own batch would cost 1 s beyond their share: half as long again as they take.
+
+    Not longer than that batch would, nor than the longest hold, and not at all where the earliest deadline leaves no
+    time until they are back.
+    """
+    costs = known_costs((4, 3.0), (12, 7.0), (16, 9.0))
+    assert hold_for_four(costs, turnaround_s, **bounds) == pytest.approx(held_s, abs=1e-3)
+
+
+@pytest.mark.parametrize(("turnaround_s", "held_s"), [(2.0, 3.0), (3.0, 3.5), (4.0, 0.0)])
+def test_a_hold_takes_at_most_half_as_long_as_the_batch_that_is_held(turnaround_s, held_s):
+    """Where any batch takes 7 s, one is held for 3.5 s at most, and not at all for those who take longer."""
+    costs = known_costs((4, 7.0), (12, 7.0), (16, 7.0))
+    assert hold_for_four(costs, turnaround_s) == pytest.approx(held_s, abs=1e-3)
 
 
 def test_one_caller_alone_never_waits():
