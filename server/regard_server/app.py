@@ -37,7 +37,7 @@ from regard_server.errors import UnavailableError
 from regard_server.foresight import Foresight
 from regard_server.frontend.choose import FrontEnd, make_front_end
 from regard_server.frontend.routes import Handler, Routes
-from regard_server.gpu_jpeg import GpuJpegs, decoding_device
+from regard_server.gpu_jpeg import decoding_device, open_gpu_jpegs
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits
@@ -126,7 +126,8 @@ class Server:
             for number, name in enumerate(devices)
         ]
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self._jpegs = GpuJpegs(decoding_device(settings)) if settings.jpeg_decoder == "gpu" else None
+        on_gpu = settings.jpeg_decoder == "gpu"
+        self._jpeg_reader = open_gpu_jpegs(decoding_device(settings), logger) if on_gpu else None
         self._pipeline = Pipeline(
             admission=self._admission,
             decoders=self._decoders,
@@ -201,7 +202,7 @@ class Server:
                 max_message_bytes=settings.max_message_bytes,
                 max_tensor_side=settings.max_tensor_side,
                 max_reply_bytes=settings.max_reply_bytes,
-                jpegs=self._jpegs,
+                jpeg_reader=self._jpeg_reader,
             ),
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,

@@ -1,19 +1,24 @@
-"""JPEG pixels from a GPU: nvImageCodec decodes, torch shrinks and cuts, both there.
+"""JPEG pixels from a GPU: nvImageCodec decodes, torch turns, shrinks and cuts, all of it there.
 
-    bytes ─→ nvJPEG ─→ (h, w, 3) ─→ antialiased resize ─→ crop ─→ H×W×3 uint8 ─→ host, to wait for a batch
-             └─ what it cannot read, or had better not: None, and the host reads it
+    bytes ─→ plain_jpeg ─→ nvJPEG ─→ (h, w, 3) ─→ upright ─→ resize ─→ crop ─→ H×W×3 uint8 ─→ host, to wait for a batch
+                └─ what is unusual, large or cannot be read there: None, and the host reads it
 
-Off unless asked for. It spares the host most of a JPEG's work, which pays where a fast GPU has few cores beside it; it
-takes computing from the networks, upsamples and rounds otherwise than libjpeg does, so that vectors may depend on where
-a picture was read, and puts a parser of strangers' bytes into the process's one CUDA context, where its crash ends
-every model. On the device "cpu" the same code runs with the library's own libjpeg-turbo and gives that one's pixels;
-that is what the tests run. It has not been run on a GPU, since none was at hand.
+Off unless asked for. It spares the host most of a JPEG's work, which pays where a fast GPU has few cores beside it. It
+costs computing that the networks would have, and trust: decoders on GPUs are made for their owners' files. One that
+lacks part of its picture, but has its end, may be read as if it were whole, and what makes nvJPEG fail can end the CUDA
+context of every model. nvImageCodec itself overruns its memory on headers that are made for it (two orientations; a
+size that its parser alone sees), so it gets neither orientation nor any header that could be read in two ways.
+
+On the device "cpu" the same code runs with the library's own libjpeg-turbo: that is what the tests run.
 """
 
+import importlib
 import importlib.util
+import io
+import logging
 import os
 import threading
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,43 +27,45 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard_models import Preprocessing
-from regard_server.images import Pixels, frame
+from regard_server.images import Pixels, Turn, frame, turn_of
+from regard_server.plain_jpeg import plain_jpeg
 from regard_server.settings import Settings
 
 LIBRARY: Final = "nvidia.nvimgcodec"
-# A float32 copy of the picture lies on the device while it is shrunk, one for each decoder thread: 200 MB of so many.
+# As bytes and as float32 this is 250 MB on the device, for each thread that decodes.
 _MOST_PIXELS: Final = 1 << 24
-# Smooth chroma, as libjpeg has it; nvJPEG repeats samples otherwise.
-_OPTIONS: Final = ":fancy_upsampling=1"
+_MOST_RESIZED_PIXELS: Final = 1 << 22
 
 
 class GpuUnavailableError(RuntimeError):
     """JPEGs cannot be read on that device; the message says what is missing."""
 
 
+class _Decoder(NamedTuple):
+    """One thread's: the library's decoder, and the stream that it and torch work on, None on the host."""
+
+    library: Any
+    stream: torch.cuda.Stream | None
+
+
 class GpuJpegs:
     """Reads JPEGs on one device; may be called by many threads, each of which gets a decoder of its own.
 
     Args:
-        device: a CUDA device, or "cpu" for the same on the host.
-
-    Raises:
-        GpuUnavailableError: the library is not installed, or there is no such device.
+        library: nvImageCodec.
+        device: a CUDA device, or the CPU.
+        logger: told of the first picture that the device failed at.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
-        if not is_installed():
-            raise GpuUnavailableError("nvImageCodec is not installed: pip install 'regard[gpu-jpeg]'")
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise GpuUnavailableError("torch finds no CUDA device")
-        # It writes a line to stderr about every file that is damaged; the caller hears of it instead.
-        os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-        self._library: Any = importlib.import_module(LIBRARY)
+    def __init__(self, library: Any, device: torch.device, logger: logging.Logger) -> None:
+        self._library = library
+        self._device = device
+        self._logger = logger
+        self._has_failed = False
         self._of_thread = threading.local()
 
     def __call__(self, data: bytes, opened: Image.Image, preprocessing: Preprocessing) -> Pixels | None:
-        """Return a JPEG at the model's input size; None where the host has to read it, or to say what is wrong.
+        """Read a JPEG: bytes -> (H, W, 3) uint8 at the model's input size; None where the host has to.
 
         Args:
             data: the file.
@@ -67,40 +74,53 @@ class GpuJpegs:
         """
         if opened.format not in {"JPEG", "MPO"} or opened.mode not in {"RGB", "L"}:
             return None
-        if opened.width * opened.height > _MOST_PIXELS:
+        if opened.width * opened.height > _MOST_PIXELS or (plain := plain_jpeg(data)) is None:
             return None
-        decoder, stream = self._decoder()
-        with torch.inference_mode(), torch.cuda.stream(stream):
-            number = stream.cuda_stream if stream else 0
-            picture = decoder.decode(self._library.CodeStream(data), cuda_stream=number)
+        try:
+            return self._read(plain, opened, preprocessing)
+        except RuntimeError as error:  # torch's and the library's, of what is no picture, of memory, of the device
+            if not self._has_failed:
+                self._has_failed = True
+                self._logger.warning("a JPEG was left to the host, and others will be: %s", error)
+            return None
+
+    def _read(self, plain: bytes, opened: Image.Image, preprocessing: Preprocessing) -> Pixels | None:
+        decoder = self._decoder()
+        # Its own parser's word decides how much memory it takes.
+        code = self._library.CodeStream(plain)
+        if (code.width, code.height) != opened.size:
+            return None
+        with torch.inference_mode(), torch.cuda.stream(decoder.stream):
+            as_stored = self._library.DecodeParams(apply_exif_orientation=False)
+            stream = decoder.stream.cuda_stream if decoder.stream else 0
+            picture = decoder.library.decode(code, params=as_stored, cuda_stream=stream)
             if picture is None:
                 return None
-            try:
-                return _fitted(self._as_tensor(picture), preprocessing)
-            except torch.OutOfMemoryError:
-                return None
+            return _fitted(_upright(self._as_tensor(picture), turn_of(opened)), preprocessing)
 
-    def _decoder(self) -> tuple[Any, torch.cuda.Stream | None]:
-        """Return this thread's decoder, and the stream that it works on."""
-        if not hasattr(self._of_thread, "decoder"):
-            self._of_thread.decoder = self._make_decoder()
-        decoder: tuple[Any, torch.cuda.Stream | None] = self._of_thread.decoder
-        return decoder
+    def _decoder(self) -> _Decoder:
+        """Return this thread's decoder, which is made when it is asked for first."""
+        found: _Decoder | None = getattr(self._of_thread, "decoder", None)
+        if found is None:
+            found = self._of_thread.decoder = self._make_decoder()
+        return found
 
-    def _make_decoder(self) -> tuple[Any, torch.cuda.Stream | None]:
+    def _make_decoder(self) -> _Decoder:
         library = self._library
         if self._device.type == "cpu":
-            number, backends, stream = library.NVIMGCODEC_DEVICE_CPU_ONLY, [library.CPU_ONLY], None
+            number, stream, kinds = library.NVIMGCODEC_DEVICE_CPU_ONLY, None, [library.CPU_ONLY]
         else:
-            number, backends = self._device.index or 0, []
+            number = self._device.index or 0
             stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own gap
+            kinds = [library.GPU_ONLY, library.HYBRID_CPU_GPU, library.HW_GPU_ONLY]
+        # Smooth chroma as libjpeg has it, said outright: older versions of nvJPEG repeat samples.
         decoder = library.Decoder(
             device_id=number,
             max_num_cpu_threads=1,
-            backends=[library.Backend(kind) for kind in backends] or None,
-            options=_OPTIONS,
+            backends=[library.Backend(kind) for kind in kinds],
+            options=":fancy_upsampling=1",
         )
-        return decoder, stream
+        return _Decoder(decoder, stream)
 
     def _as_tensor(self, picture: Any) -> Tensor:
         """Return a decoded picture's own memory: (h, w, 3) uint8."""
@@ -109,12 +129,23 @@ class GpuJpegs:
         return torch.as_tensor(picture, device=self._device)
 
 
-def is_installed() -> bool:
-    """Tell whether nvImageCodec can be imported."""
-    try:
-        return importlib.util.find_spec(LIBRARY) is not None
-    except ModuleNotFoundError:  # not even the package that it lies in
-        return False
+def open_gpu_jpegs(device: str, logger: logging.Logger) -> GpuJpegs:
+    """Return a reader that has read a picture on a device: CUDA, or "cpu" for the same code on the host.
+
+    Raises:
+        GpuUnavailableError: the library is not installed, there is no such device, or it decodes nothing.
+    """
+    if not _is_installed():
+        raise GpuUnavailableError("nvImageCodec is not installed: pip install 'regard[gpu-jpeg]'")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise GpuUnavailableError("torch finds no CUDA device")
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # a line on stderr for every picture that it cannot read
+    jpegs = GpuJpegs(importlib.import_module(LIBRARY), torch.device(device), logger)
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    if jpegs(file.getvalue(), Image.open(file), Preprocessing(8, 8, 8)) is None:
+        raise GpuUnavailableError(f"nvImageCodec reads no JPEG on {device}: are its CUDA and nvJPEG this driver's?")
+    return jpegs
 
 
 def decoding_device(settings: Settings) -> str:
@@ -126,18 +157,31 @@ def decoder_faults(settings: Settings) -> list[str]:
     """Return a line if JPEGs are to be read on a GPU and cannot be."""
     if settings.jpeg_decoder == "gpu":
         try:
-            GpuJpegs(decoding_device(settings))
+            open_gpu_jpegs(decoding_device(settings), logging.getLogger(__name__))
         except GpuUnavailableError as error:
             return [f"jpeg_decoder: {error}"]
     return []
 
 
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec(LIBRARY) is not None
+    except ModuleNotFoundError:  # not even the package that it lies in
+        return False
+
+
+def _upright(picture: Tensor, turn: Turn) -> Tensor:
+    """Turn a picture (h, w, 3)."""
+    turned = picture.transpose(0, 1) if turn.transposed else picture
+    return turned.flip(turn.flipped) if turn.flipped else turned
+
+
 def _fitted(picture: Tensor, preprocessing: Preprocessing) -> Pixels | None:
-    """Resize and cut as `images` does: (h, w, 3) uint8 -> (H, W, 3) uint8 on the host."""
+    """Resize and cut: (h, w, 3) uint8 -> (H, W, 3) uint8 on the host; None where that takes too much memory."""
     height, width = picture.shape[:2]
     framed = frame(width, height, preprocessing)
-    if framed.width * framed.height > _MOST_PIXELS:
-        return None  # one side is thousands of times the other
+    if framed.width * framed.height > _MOST_RESIZED_PIXELS:
+        return None  # one side is hundreds of times the other
     planes = picture.permute(2, 0, 1)[None].float()
     size = (framed.height, framed.width)
     resized = functional.interpolate(planes, size, mode=preprocessing.interpolation, antialias=True)

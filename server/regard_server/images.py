@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from regard_models import Preprocessing
 from regard_server.errors import (
@@ -64,10 +64,40 @@ class Frame(NamedTuple):
     top: int
 
 
+class Turn(NamedTuple):
+    """What makes a picture upright.
+
+    Attributes:
+        transposed: whether rows and columns change places.
+        flipped: which are flipped then; 0: rows, 1: columns.
+    """
+
+    transposed: bool
+    flipped: tuple[int, ...]
+
+
+_AS_IT_IS = Turn(transposed=False, flipped=())
+_TURNS = {
+    2: Turn(transposed=False, flipped=(1,)),
+    3: Turn(transposed=False, flipped=(0, 1)),
+    4: Turn(transposed=False, flipped=(0,)),
+    5: Turn(transposed=True, flipped=()),
+    6: Turn(transposed=True, flipped=(1,)),
+    7: Turn(transposed=True, flipped=(0, 1)),
+    8: Turn(transposed=True, flipped=(0,)),
+}
+
+
 def decode(
-    data: bytes, limits: ImageLimits, preprocessing: Preprocessing, jpegs: JpegReader | None = None
+    data: bytes, limits: ImageLimits, preprocessing: Preprocessing, jpeg_reader: JpegReader | None = None
 ) -> Pixels:
-    """Read an encoded picture: bytes -> (H, W, 3) at the model's input size. `jpegs` is asked first, if it is given.
+    """Read an encoded picture: bytes -> (H, W, 3) at the model's input size.
+
+    Args:
+        data: the file.
+        limits: what is refused before anything is decoded.
+        preprocessing: of the model.
+        jpeg_reader: asked first for what is within the limits, if it is given.
 
     Raises:
         EmptyImageError: no bytes.
@@ -84,10 +114,14 @@ def decode(
             _check_size(picture.width, picture.height, limits)
             _check_scans(data, picture)
             _check_run_lengths(picture)
-            if jpegs and (elsewhere := jpegs(data, picture, preprocessing)) is not None:
+            if jpeg_reader and (elsewhere := jpeg_reader(data, picture, preprocessing)) is not None:
                 return elsewhere
-            pixels = read_jpeg(data, picture, preprocessing.resize) or picture
-            return _fit(_to_rgb(_upright(pixels)), preprocessing)
+            if reduced := read_jpeg(data, picture, preprocessing.resize):
+                upright, turn = _to_rgb(_upright(reduced.picture)), turn_of(picture)
+                size = picture.size[::-1] if turn.transposed else picture.size
+                return _fit(upright, size, preprocessing, eighths=reduced.eighths, flipped=turn.flipped)
+            upright = _to_rgb(_upright(picture))
+            return _fit(upright, upright.size, preprocessing)
     except UnidentifiedImageError as error:
         start = bytes(data[:16])
         if seeming := next((name for name in FORMATS if _seems(name, start)), None):
@@ -132,7 +166,7 @@ def fit_raw(
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, _CHANNELS)
     if fits(height, width, preprocessing):
         return pixels
-    return _fit(Image.fromarray(pixels), preprocessing)
+    return _fit(Image.fromarray(pixels), (width, height), preprocessing)
 
 
 def _seems(form: str, start: bytes) -> bool:
@@ -175,6 +209,13 @@ def _upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
+def turn_of(picture: Image.Image) -> Turn:
+    """Return what makes a JPEG upright, by the orientation that its EXIF data say."""
+    exif = Image.Exif()
+    exif.load(picture.info.get("exif", b""))
+    return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1), _AS_IT_IS)
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
@@ -202,16 +243,34 @@ def frame(width: int, height: int, preprocessing: Preprocessing) -> Frame:
     return Frame(scaled[0], scaled[1], left, top)
 
 
-def _fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize so that the shorter side is `resize`, and cut the middle out."""
-    framed = frame(picture.width, picture.height, preprocessing)
+def _fit(
+    picture: Image.Image,
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    *,
+    eighths: int = 8,
+    flipped: tuple[int, ...] = (),
+) -> Pixels:
+    """Resize so that the shorter side is `resize`, and cut the middle out.
+
+    Args:
+        picture: upright.
+        size: its width and height before it was reduced.
+        preprocessing: of the model.
+        eighths: to how many it was; a side that was rounded up has a last pixel that stands for less than the others.
+        flipped: the axes on which that pixel has become the first.
+    """
+    framed = frame(*size, preprocessing)
+    width, height = size[0] * eighths / 8, size[1] * eighths / 8
     # The crop's corners in the picture's own pixels; each axis has its own scale after rounding.
-    x_scale, y_scale = picture.width / framed.width, picture.height / framed.height
+    x_scale, y_scale = width / framed.width, height / framed.height
+    x_first = picture.width - width if 1 in flipped else 0
+    y_first = picture.height - height if 0 in flipped else 0
     box = (
-        framed.left * x_scale,
-        framed.top * y_scale,
-        min((framed.left + preprocessing.width) * x_scale, picture.width),
-        min((framed.top + preprocessing.height) * y_scale, picture.height),
+        x_first + framed.left * x_scale,
+        y_first + framed.top * y_scale,
+        min(x_first + (framed.left + preprocessing.width) * x_scale, picture.width),
+        min(y_first + (framed.top + preprocessing.height) * y_scale, picture.height),
     )
     resized = picture.resize(
         (preprocessing.width, preprocessing.height), _FILTERS[preprocessing.interpolation], box=box

@@ -3,7 +3,12 @@
 A picture that will be shrunk a lot is decoded at a fraction of its size (n/8, in the frequency domain): the smallest
 whose sides are both still at least twice the side it is then resized to. Resizing takes the rest, so the result stays
 close to that of the whole picture: `tests/benchmarks/decoding.py` measures how close, and how much sooner.
+
+A side that is no multiple of eight is rounded up when it is reduced, and its last row or column stands for less than
+the others: where the picture is cut and resized, it is measured in exact eighths.
 """
+
+from typing import NamedTuple
 
 import simplejpeg
 from PIL import Image
@@ -22,7 +27,14 @@ _DAMAGE = (
 )
 
 
-def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Image.Image | None:
+class Reduced(NamedTuple):
+    """A JPEG's pixels, and at how many eighths of its size they are; 8: whole."""
+
+    picture: Image.Image
+    eighths: int
+
+
+def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | None:
     """Return a JPEG's pixels, at least `HEADROOM` × `target_side` on the shorter side where the picture has as many.
 
     Args:
@@ -50,4 +62,11 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Image.Image
     picture = Image.fromarray(pixels)
     if "exif" in opened.info:
         picture.info["exif"] = opened.info["exif"]  # the orientation is in it
-    return picture
+    return Reduced(picture, _eighths(opened.size, picture.size))
+
+
+def _eighths(whole: tuple[int, int], reduced: tuple[int, int]) -> int:
+    """Return the largest n for which n/8 of a picture's sides, rounded up, are those that it was reduced to."""
+    return next(
+        n for n in range(8, 0, -1) if all(-(-w * n // 8) == r for w, r in zip(whole, reduced, strict=True))
+    )

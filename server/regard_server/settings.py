@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     )
     jpeg_decoder: Literal["host", "gpu"] = Field(
         "host",
-        description="Where JPEGs are decoded and shrunk. gpu: on the first CUDA device, with the extra gpu-jpeg; for a "
-        "fast GPU beside few cores. What it cannot read is read on the host; vectors may differ a little between them.",
+        description="Where JPEGs are decoded and shrunk. gpu: on the first CUDA device, with the extra gpu-jpeg, where "
+        "cores are few and callers are trusted: deploy/README.md has its risks. What is unusual the host still reads.",
     )
     compute_nice: Annotated[int, Field(ge=0, le=19)] = Field(
         0,

@@ -7,6 +7,7 @@ cosines are between the embeddings (eager float32, the plain small model) of Pil
 
 import argparse
 import io
+import logging
 import statistics
 import time
 
@@ -21,10 +22,10 @@ from regard_server import images
 from regard_server.engine.mode import EAGER
 from regard_server.engine.streams import HostStreams
 from regard_server.engine.torch_runner import TorchRunner
-from regard_server.gpu_jpeg import GpuJpegs
+from regard_server.gpu_jpeg import open_gpu_jpegs
 from regard_server.work import BatchKey
 
-SIZES = ((500, 375), (640, 480), (1920, 1440), (4000, 3000))
+SIZES = ((500, 375), (640, 480), (1280, 853), (1920, 1440), (4000, 3000))
 LIMITS = images.ImageLimits(1 << 26, 1 << 26)
 
 
@@ -43,7 +44,7 @@ def jpegs(size: tuple[int, int]) -> list[bytes]:
 def by_pillow(data: bytes, preprocessing) -> np.ndarray:
     """Decode and resize the whole picture."""
     with Image.open(io.BytesIO(data)) as picture:
-        return images._fit(picture.convert("RGB"), preprocessing)
+        return images._fit(picture.convert("RGB"), picture.size, preprocessing)
 
 
 def by_server(data: bytes, preprocessing) -> np.ndarray:
@@ -56,10 +57,10 @@ class ByGpu:
 
     def __init__(self) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._jpegs = GpuJpegs(self.device)
+        self._reader = open_gpu_jpegs(self.device, logging.getLogger())
 
     def __call__(self, data: bytes, preprocessing) -> np.ndarray:
-        return images.decode(data, LIMITS, preprocessing, self._jpegs)
+        return images.decode(data, LIMITS, preprocessing, self._reader)
 
 
 def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:

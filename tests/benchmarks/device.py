@@ -9,6 +9,7 @@ where there is no GPU, the share of the cores that the server took. Compare with
 
 import argparse
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from overload import Cores, load
 from processes import Running, regard
 
 from regard_server.engine.reading import read_device
-from regard_server.gpu_jpeg import is_installed
+from regard_server.gpu_jpeg import GpuUnavailableError, open_gpu_jpegs
 
 HERE = Path(__file__).parent
 MODELS = ("resnet50", "epsanet50", "skresnext50_32x4d", "botnet26t_256")
@@ -112,6 +113,16 @@ def measure(case: str, decoder: str, arguments: argparse.Namespace) -> dict:
     return row
 
 
+def reads_jpegs() -> bool:
+    """Say whether the first GPU can; print why it cannot."""
+    try:
+        open_gpu_jpegs("cuda", logging.getLogger())
+    except GpuUnavailableError as error:
+        print(f"without decoding on the GPU: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,7 +135,7 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     arguments.sizes = arguments.sizes or ([8, 32, 64, 128, 256] if gpu else [1, 8, 32])
     arguments.callers = arguments.callers or (512 if gpu else 32)
-    decoders = ["host", "gpu"] if gpu and is_installed() else ["host"]
+    decoders = ["host", "gpu"] if gpu and reads_jpegs() else ["host"]
     rows = []
     for model in arguments.models:
         for case, decoder in [(f"{model}-pixels", "host"), *((model, each) for each in decoders)]:

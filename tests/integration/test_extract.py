@@ -9,8 +9,11 @@ import torch
 from encoded import jpeg
 from PIL import Image
 
+from regard_models.samples import sample_photographs
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
+from regard_server import app
+from regard_server.gpu_jpeg import open_gpu_jpegs
 
 CHANCE = np.random.default_rng(1)
 
@@ -51,6 +54,22 @@ def test_the_three_forms_of_one_picture_give_one_vector(shared, bundle, vectors)
     first, second, third = vectors(response)
     np.testing.assert_allclose(first, second, atol=1e-5)
     np.testing.assert_allclose(second, third, atol=1e-5)
+
+
+def test_jpegs_are_read_on_the_device_that_is_asked_for(serve, monkeypatch, vectors):
+    """With the GPU's decoder, its library on the host in place of a GPU, a photograph has the vector it has without."""
+    asked = []
+
+    def reader(device, logger):
+        reads = open_gpu_jpegs("cpu", logger)
+        return lambda *given: asked.append(device) or reads(*given)
+
+    photograph = pb.Image(encoded=sample_photographs()[0].read_bytes())
+    (expected,) = vectors(serve().extract(photograph))
+    monkeypatch.setattr(app, "open_gpu_jpegs", reader)
+    (found,) = vectors(serve(jpeg_decoder="gpu").extract(photograph))
+    assert asked == ["cuda"]
+    assert found @ expected / np.linalg.norm(found) / np.linalg.norm(expected) > 0.999
 
 
 def test_results_keep_the_order_of_the_images(shared, pictures, vectors):

@@ -48,14 +48,14 @@ _PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORI
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may hold, and who reads its JPEGs, if not the host."""
+    """What one request may hold, and who reads its JPEGs first, if not the host."""
 
     max_images: int
     image: ImageLimits
     max_message_bytes: int
     max_tensor_side: int
     max_reply_bytes: int
-    jpegs: JpegReader | None = None
+    jpeg_reader: JpegReader | None = None
 
 
 def to_request(
@@ -132,7 +132,7 @@ def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> P
         case "encoded":
             # Every look at the field is a copy of it: none is kept beside the message's own.
             return Picture(
-                lambda: decode(image.encoded, limits.image, prepared, limits.jpegs),
+                lambda: decode(image.encoded, limits.image, prepared, limits.jpeg_reader),
                 len(image.encoded),
                 "pixels",
                 height,

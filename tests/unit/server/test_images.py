@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from regard_models import Preprocessing
+from regard_models.samples import sample_photographs
 from regard_server.errors import (
     EmptyImageError,
     ImageTooLargeError,
@@ -225,6 +226,19 @@ class TestFit:
         # The filter's weights are rounded to fixed point; a box moves them by less than one step.
         assert np.abs(pixels.astype(int) - expected).max() <= 1
         assert (pixels != expected).mean() < 0.02
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("size", [(1280, 853), (999, 667)])
+    def test_a_jpeg_that_is_reduced_is_framed_by_the_size_it_has(self, size, orientation):
+        """A reduced side is rounded up, by which a picture of 3:2 would be framed a pixel off, and stretched."""
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photograph = Image.open(sample_photographs()[2]).convert("RGB").resize(size)
+        data = encode(photograph, "JPEG", exif=exif, quality=95)
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        prepared, limits = Preprocessing(64, 96, 96), ImageLimits(max_bytes=1 << 24, max_pixels=1 << 24)
+        found, expected = (read(each, prepared, limits) for each in (data, encode(upright, "PNG")))
+        assert np.abs(found.astype(int) - expected).mean() < 1
 
     @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (2, 900_000 // 2)])
     def test_extreme_shapes_are_fitted_too(self, size):

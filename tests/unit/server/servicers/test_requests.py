@@ -71,7 +71,7 @@ def test_jpegs_are_read_where_the_limits_say(catalog):
     Image.new("RGB", (8, 8), "teal").save(file, "JPEG")
     given = np.ones((TINY.preprocessing.height, TINY.preprocessing.width, 3), np.uint8)
     answers = [given, None]
-    limits = replace(LIMITS, jpegs=lambda *_: answers.pop(0))
+    limits = replace(LIMITS, jpeg_reader=lambda *_: answers.pop(0))
     message = pb.ExtractRequest(images=[pb.Image(encoded=file.getvalue())])
     request, _ = to_request(message, catalog, limits, arrived=1.0, deadline=2.0)
     assert request.pictures[0].read() is given
