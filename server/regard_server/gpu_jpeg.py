@@ -78,7 +78,7 @@ class GpuJpegs:
             return None
         try:
             return self._read(plain, opened, preprocessing)
-        except RuntimeError as error:  # torch's and the library's, of what is no picture, of memory, of the device
+        except RuntimeError as error:  # of what is no picture, of memory, of the device
             if not self._has_failed:
                 self._has_failed = True
                 self._logger.warning("a JPEG was left to the host, and others will be: %s", error)
@@ -144,7 +144,7 @@ def open_gpu_jpegs(device: str, logger: logging.Logger) -> GpuJpegs:
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
     if jpegs(file.getvalue(), Image.open(file), Preprocessing(8, 8, 8)) is None:
-        raise GpuUnavailableError(f"nvImageCodec reads no JPEG on {device}: are its CUDA and nvJPEG this driver's?")
+        raise GpuUnavailableError(f"nvImageCodec reads no JPEG on {device}; is its CUDA the driver's?")
     return jpegs
 
 
