@@ -139,7 +139,8 @@ def open_gpu_jpegs(device: str, logger: logging.Logger) -> GpuJpegs:
         raise GpuUnavailableError("nvImageCodec is not installed: pip install 'regard[gpu-jpeg]'")
     if device != "cpu" and not torch.cuda.is_available():
         raise GpuUnavailableError("torch finds no CUDA device")
-    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # a line on stderr for every picture that it cannot read
+    # It would write a line to standard error for every picture that it cannot read.
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
     jpegs = GpuJpegs(importlib.import_module(LIBRARY), torch.device(device), logger)
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
