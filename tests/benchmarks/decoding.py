@@ -83,10 +83,11 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--interpolation", choices=["bilinear", "bicubic"], default="bicubic")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     bundle = load_bundle("resnet_mini")
-    prepared = Preprocessing()
+    prepared = Preprocessing(interpolation=arguments.interpolation)
     runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"), streams=HostStreams())
     key = BatchKey("resnet_mini", "pixels", prepared.height, prepared.width, "pooled")
     by_gpu, rows = ByGpu(), []
@@ -114,7 +115,7 @@ def main() -> None:
             }
         )
     report.print_table(rows)
-    print("written to", report.save("decoding", rows, seconds=arguments.seconds, rounds=arguments.rounds))
+    print("written to", report.save("decoding", rows, **vars(arguments)))
 
 
 if __name__ == "__main__":
