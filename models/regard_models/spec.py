@@ -118,6 +118,10 @@ class ModelSpec:
             (self.stem in get_args(Stem), f"stem {self.stem!r}: expected one of {', '.join(get_args(Stem))}"),
             (self.pool in get_args(Pool), f"pool {self.pool!r}: expected one of {', '.join(get_args(Pool))}"),
             (
+                self.pool == "average" or not self.slots("head"),
+                f"pool {self.pool!r} beside a head, which makes the embedding itself",
+            ),
+            (
                 len(self.stem_channels) in (0, 1 if self.stem == "conv7" else 3),
                 f"stem_channels {self.stem_channels}: expected one for each convolution of a {self.stem} stem",
             ),

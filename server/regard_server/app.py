@@ -40,7 +40,7 @@ from regard_server.frontend.routes import Handler, Routes
 from regard_server.gpu_jpeg import decoding_device, open_gpu_jpegs
 from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
-from regard_server.images import ImageLimits
+from regard_server.images import ImageLimits, JpegReader
 from regard_server.interceptors import CallInterceptor
 from regard_server.journey import settle
 from regard_server.metrics import Metrics
@@ -126,8 +126,6 @@ class Server:
             for number, name in enumerate(devices)
         ]
         self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        on_gpu = settings.jpeg_decoder == "gpu"
-        self._jpeg_reader = open_gpu_jpegs(decoding_device(settings), logger) if on_gpu else None
         self._pipeline = Pipeline(
             admission=self._admission,
             decoders=self._decoders,
@@ -188,7 +186,7 @@ class Server:
             ("grpc.server_handshake_timeout_ms", 10_000),
         ]
 
-    def _make_routes(self) -> Routes:
+    def _make_routes(self, jpeg_reader: JpegReader | None) -> Routes:
         settings = self._settings
         tokens = None
         if settings.tokens_file:
@@ -202,7 +200,6 @@ class Server:
                 max_message_bytes=settings.max_message_bytes,
                 max_tensor_side=settings.max_tensor_side,
                 max_reply_bytes=settings.max_reply_bytes,
-                jpeg_reader=self._jpeg_reader,
             ),
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,
@@ -211,6 +208,7 @@ class Server:
             clock=time.monotonic,
             logger=self._logger,
             identify=partial(caller_of, tokens=tokens) if settings.max_client_images else lambda _: "",
+            jpeg_reader=jpeg_reader,
         )
         border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
         parse = bounded_parser(settings.max_images_per_request)
@@ -257,12 +255,15 @@ class Server:
         """Bind both ports and begin to load; `address` and `metrics_address` are known afterwards.
 
         Raises:
-            OSError: an address cannot be bound, the front end that was asked for cannot serve, or a file of
-                certificates or tokens is of no use.
+            OSError: an address cannot be bound, the front end or the GPU's decoder that was asked for cannot serve, or
+                a file of certificates or tokens is of no use.
         """
+        jpeg_reader = None
+        if self._settings.jpeg_decoder == "gpu":
+            jpeg_reader = open_gpu_jpegs(decoding_device(self._settings), self._logger)
         self._front_end = await make_front_end(
             self._settings.frontend,
-            self._make_routes(),
+            self._make_routes(jpeg_reader),
             self._options(),
             self._logger,
             max_calls=self._settings.max_concurrent_calls,

@@ -34,14 +34,14 @@ def serve(argv: Sequence[str]) -> int:
     from regard_server.security.faults import security_faults  # noqa: PLC0415 - beside its companion
     from regard_server.sources import InvalidSourceError, resolve_sources, weights_faults  # noqa: PLC0415 - torch
 
-    faults = [*security_faults(settings), *decoder_faults(settings)]
+    faults = security_faults(settings)
     sources: list[tuple[str, str]] = []
     try:
         sources = resolve_sources(settings.models)
     except InvalidSourceError as error:
         faults.append(str(error))
     if chosen.check:
-        faults += weights_faults(sources)
+        faults += [*weights_faults(sources), *decoder_faults(settings)]
     if faults:
         return _refuse("\n".join(faults))
     if chosen.check:

@@ -9,7 +9,8 @@ lacks part of its picture, but has its end, may be read as if it were whole, and
 context of every model. nvImageCodec itself overruns its memory on headers that are made for it (two orientations; a
 size that its parser alone sees), so it gets neither orientation nor any header that could be read in two ways.
 
-On the device "cpu" the same code runs with the library's own libjpeg-turbo: that is what the tests run.
+On the device "cpu" the same code runs with the library's own libjpeg-turbo, which tells standard error of damaged
+files: that is what the tests run.
 """
 
 import importlib
@@ -18,6 +19,7 @@ import io
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,17 +29,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard_models import Preprocessing
-from regard_server.images import Pixels, Turn, frame, turn_of
+from regard_server.framing import Turn, frame, turn_of
+from regard_server.images import Pixels
 from regard_server.plain_jpeg import plain_jpeg
 from regard_server.settings import Settings
 
 LIBRARY: Final = "nvidia.nvimgcodec"
-# As bytes and as float32 this is 250 MB on the device, for each thread that decodes.
+# As bytes and as float32 this is 250 MB on the device for each thread that decodes, besides what nvJPEG takes.
 _MOST_PIXELS: Final = 1 << 24
 _MOST_RESIZED_PIXELS: Final = 1 << 22
 
 
-class GpuUnavailableError(RuntimeError):
+class GpuUnavailableError(OSError):
     """JPEGs cannot be read on that device; the message says what is missing."""
 
 
@@ -76,19 +79,22 @@ class GpuJpegs:
             return None
         if opened.width * opened.height > _MOST_PIXELS or (plain := plain_jpeg(data)) is None:
             return None
+        turn = turn_of(opened)
         try:
-            return self._read(plain, opened, preprocessing)
-        except RuntimeError as error:  # of what is no picture, of memory, of the device
+            return self._read(plain, opened.size, turn, preprocessing)
+        except (RuntimeError, ValueError) as error:  # of what is no picture, of memory, of the device
             if not self._has_failed:
                 self._has_failed = True
                 self._logger.warning("a JPEG was left to the host, and others will be: %s", error)
             return None
 
-    def _read(self, plain: bytes, opened: Image.Image, preprocessing: Preprocessing) -> Pixels | None:
+    def _read(
+        self, plain: bytes, size: tuple[int, int], turn: Turn, preprocessing: Preprocessing
+    ) -> Pixels | None:
         decoder = self._decoder()
         # Its own parser's word decides how much memory it takes.
         code = self._library.CodeStream(plain)
-        if (code.width, code.height) != opened.size:
+        if (code.width, code.height) != size:
             return None
         with torch.inference_mode(), torch.cuda.stream(decoder.stream):
             as_stored = self._library.DecodeParams(apply_exif_orientation=False)
@@ -96,7 +102,7 @@ class GpuJpegs:
             picture = decoder.library.decode(code, params=as_stored, cuda_stream=stream)
             if picture is None:
                 return None
-            return _fitted(_upright(self._as_tensor(picture), turn_of(opened)), preprocessing)
+            return _fitted(_upright(self._as_tensor(picture), turn), preprocessing)
 
     def _decoder(self) -> _Decoder:
         """Return this thread's decoder, which is made when it is asked for first."""
@@ -141,10 +147,15 @@ def open_gpu_jpegs(device: str, logger: logging.Logger) -> GpuJpegs:
         raise GpuUnavailableError("torch finds no CUDA device")
     # It would write a line to standard error for every picture that it cannot read.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    jpegs = GpuJpegs(importlib.import_module(LIBRARY), torch.device(device), logger)
+    try:
+        jpegs = GpuJpegs(importlib.import_module(LIBRARY), torch.device(device), logger)
+    except (ImportError, OSError) as error:
+        raise GpuUnavailableError(f"nvImageCodec cannot be loaded: {error}") from error
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
-    if jpegs(file.getvalue(), Image.open(file), Preprocessing(8, 8, 8)) is None:
+    with ThreadPoolExecutor(1) as thread:  # whose decoder goes with it
+        read = thread.submit(jpegs, file.getvalue(), Image.open(file), Preprocessing(8, 8, 8))
+    if read.result() is None:
         raise GpuUnavailableError(f"nvImageCodec reads no JPEG on {device}; is its CUDA the driver's?")
     return jpegs
 
@@ -174,7 +185,8 @@ def _is_installed() -> bool:
 def _upright(picture: Tensor, turn: Turn) -> Tensor:
     """Turn a picture (h, w, 3)."""
     turned = picture.transpose(0, 1) if turn.transposed else picture
-    return turned.flip(turn.flipped) if turn.flipped else turned
+    flipped = [axis for axis, is_flipped in enumerate((turn.upside_down, turn.mirrored)) if is_flipped]
+    return turned.flip(flipped) if flipped else turned
 
 
 def _fitted(picture: Tensor, preprocessing: Preprocessing) -> Pixels | None:

@@ -16,11 +16,11 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from regard_models import Preprocessing
 from regard_server.errors import (
@@ -30,6 +30,7 @@ from regard_server.errors import (
     UndecodableImageError,
     UnknownFormatError,
 )
+from regard_server.framing import AS_IT_IS, Turn, frame, turn_of
 from regard_server.jpeg import read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -53,39 +54,6 @@ class ImageLimits:
 
     max_bytes: int
     max_pixels: int
-
-
-class Frame(NamedTuple):
-    """A picture's size once its shorter side is `resize`, and where in it the crop begins. In pixels."""
-
-    width: int
-    height: int
-    left: int
-    top: int
-
-
-class Turn(NamedTuple):
-    """What makes a picture upright.
-
-    Attributes:
-        transposed: whether rows and columns change places.
-        flipped: which are flipped then; 0: rows, 1: columns.
-    """
-
-    transposed: bool
-    flipped: tuple[int, ...]
-
-
-_AS_IT_IS = Turn(transposed=False, flipped=())
-_TURNS = {
-    2: Turn(transposed=False, flipped=(1,)),
-    3: Turn(transposed=False, flipped=(0, 1)),
-    4: Turn(transposed=False, flipped=(0,)),
-    5: Turn(transposed=True, flipped=()),
-    6: Turn(transposed=True, flipped=(1,)),
-    7: Turn(transposed=True, flipped=(0, 1)),
-    8: Turn(transposed=True, flipped=(0,)),
-}
 
 
 def decode(
@@ -119,7 +87,7 @@ def decode(
             if reduced := read_jpeg(data, picture, preprocessing.resize):
                 upright, turn = _to_rgb(_upright(reduced.picture)), turn_of(picture)
                 size = picture.size[::-1] if turn.transposed else picture.size
-                return _fit(upright, size, preprocessing, eighths=reduced.eighths, flipped=turn.flipped)
+                return _fit(upright, size, preprocessing, eighths=reduced.eighths, turn=turn)
             upright = _to_rgb(_upright(picture))
             return _fit(upright, upright.size, preprocessing)
     except UnidentifiedImageError as error:
@@ -209,13 +177,6 @@ def _upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def turn_of(picture: Image.Image) -> Turn:
-    """Return what makes a JPEG upright, by the orientation that its EXIF data say."""
-    exif = Image.Exif()
-    exif.load(picture.info.get("exif", b""))
-    return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1), _AS_IT_IS)
-
-
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
@@ -234,22 +195,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def frame(width: int, height: int, preprocessing: Preprocessing) -> Frame:
-    """Say how a picture is resized and where its middle begins, rounding as torchvision does."""
-    shorter = min(width, height)
-    scaled = [int(preprocessing.resize * side / shorter) for side in (width, height)]
-    left = round((scaled[0] - preprocessing.width) / 2)
-    top = round((scaled[1] - preprocessing.height) / 2)
-    return Frame(scaled[0], scaled[1], left, top)
-
-
 def _fit(
     picture: Image.Image,
     size: tuple[int, int],
     preprocessing: Preprocessing,
     *,
     eighths: int = 8,
-    flipped: tuple[int, ...] = (),
+    turn: Turn = AS_IT_IS,
 ) -> Pixels:
     """Resize so that the shorter side is `resize`, and cut the middle out.
 
@@ -258,19 +210,19 @@ def _fit(
         size: its width and height before it was reduced.
         preprocessing: of the model.
         eighths: to how many it was; a side that was rounded up has a last pixel that stands for less than the others.
-        flipped: the axes on which that pixel has become the first.
+        turn: what made it upright; where it was turned over, that pixel is the first.
     """
     framed = frame(*size, preprocessing)
     width, height = size[0] * eighths / 8, size[1] * eighths / 8
     # The crop's corners in the picture's own pixels; each axis has its own scale after rounding.
     x_scale, y_scale = width / framed.width, height / framed.height
-    x_first = picture.width - width if 1 in flipped else 0
-    y_first = picture.height - height if 0 in flipped else 0
+    x_first = picture.width - width if turn.mirrored else 0
+    y_first = picture.height - height if turn.upside_down else 0
     box = (
         x_first + framed.left * x_scale,
         y_first + framed.top * y_scale,
-        min(x_first + (framed.left + preprocessing.width) * x_scale, picture.width),
-        min(y_first + (framed.top + preprocessing.height) * y_scale, picture.height),
+        x_first + (framed.left + preprocessing.width) * x_scale,
+        y_first + (framed.top + preprocessing.height) * y_scale,
     )
     resized = picture.resize(
         (preprocessing.width, preprocessing.height), _FILTERS[preprocessing.interpolation], box=box

@@ -2,7 +2,8 @@
 
 A picture that will be shrunk a lot is decoded at a fraction of its size (n/8, in the frequency domain): the smallest
 whose sides are both still at least twice the side it is then resized to. Resizing takes the rest, so the result stays
-close to that of the whole picture: vectors have a cosine of 0.999 with those of Pillow's pixels, or more;
+close to that of the whole picture: vectors of photographs have a cosine of 0.999 with those of Pillow's pixels, or
+more. Those of stripes of a pixel or two have not, for reducing leaves of them what resizing would have blurred away.
 `tests/benchmarks/decoding.py` measures how much more, and how much sooner.
 
 A side that is no multiple of eight is rounded up when it is reduced, and its last row or column stands for less than
@@ -63,11 +64,4 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
     picture = Image.fromarray(pixels)
     if "exif" in opened.info:
         picture.info["exif"] = opened.info["exif"]  # the orientation is in it
-    return Reduced(picture, _eighths(opened.size, picture.size))
-
-
-def _eighths(whole: tuple[int, int], reduced: tuple[int, int]) -> int:
-    """Return the largest n for which n/8 of a picture's sides, rounded up, are those that it was reduced to."""
-    return next(
-        n for n in range(8, 0, -1) if all(-(-w * n // 8) == r for w, r in zip(whole, reduced, strict=True))
-    )
+    return Reduced(picture, 8 * picture.width // opened.width)

@@ -20,6 +20,7 @@ from regard_server.errors import (
     UnavailableError,
     quote,
 )
+from regard_server.images import JpegReader
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
@@ -49,6 +50,7 @@ class FeatureServicer(FeatureServiceServicer):
         clock: the pipeline's.
         logger: where a bug in one request of a stream is logged.
         identify: says who calls, where callers have limits of their own.
+        jpeg_reader: reads JPEGs first, if not the host does.
     """
 
     def __init__(
@@ -64,7 +66,9 @@ class FeatureServicer(FeatureServiceServicer):
         clock: Callable[[], float],
         logger: logging.Logger,
         identify: Callable[[Context], str] = lambda _: "",
+        jpeg_reader: JpegReader | None = None,
     ) -> None:
+        self._jpeg_reader = jpeg_reader
         self._identify = identify
         self._pipeline = pipeline
         self._catalog = catalog
@@ -157,6 +161,7 @@ class FeatureServicer(FeatureServiceServicer):
             deadline=answer_by(arrived, timeout_s),
             patient=patient,
             client=client,
+            jpeg_reader=self._jpeg_reader,
         )
         results = await self._pipeline.extract(request)
         response = pb.ExtractResponse(

@@ -48,14 +48,13 @@ _PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORI
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may hold, and who reads its JPEGs first, if not the host."""
+    """What one request may hold."""
 
     max_images: int
     image: ImageLimits
     max_message_bytes: int
     max_tensor_side: int
     max_reply_bytes: int
-    jpeg_reader: JpegReader | None = None
 
 
 def to_request(
@@ -67,8 +66,11 @@ def to_request(
     deadline: float,
     patient: bool = False,
     client: str = "",
+    jpeg_reader: JpegReader | None = None,
 ) -> tuple[Request, str]:
     """Return what the pipeline is asked, and the model's fingerprint. Images are looked at later, one by one.
+
+    `jpeg_reader` is who reads JPEGs first, if not the host.
 
     Raises:
         ModelNotFoundError, UnavailableError: see `Catalog.find`.
@@ -92,7 +94,7 @@ def to_request(
         )
     outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
     model.check_outputs(outputs)
-    pictures = [_to_picture(image, model, limits) for image in message.images]
+    pictures = [_to_picture(image, model, limits, jpeg_reader) for image in message.images]
     # Tensors beyond the limit are refused one by one.
     answered = [each for each in pictures if each.form == "pixels" or _is_small(each, limits)]
     check_reply_size(message, model, answered, outputs, limits.max_reply_bytes)
@@ -125,14 +127,16 @@ def _check_options(message: pb.ExtractRequest) -> None:
         raise InvalidRequestError(f"request_id is longer than {MAX_REQUEST_ID_BYTES} bytes")
 
 
-def _to_picture(image: pb.Image, model: ServedModel, limits: RequestLimits) -> Picture:
+def _to_picture(
+    image: pb.Image, model: ServedModel, limits: RequestLimits, jpeg_reader: JpegReader | None
+) -> Picture:
     prepared = model.preprocessing
     height, width = prepared.height, prepared.width
     match image.WhichOneof("source"):
         case "encoded":
             # Every look at the field is a copy of it: none is kept beside the message's own.
             return Picture(
-                lambda: decode(image.encoded, limits.image, prepared, limits.jpeg_reader),
+                lambda: decode(image.encoded, limits.image, prepared, jpeg_reader),
                 len(image.encoded),
                 "pixels",
                 height,

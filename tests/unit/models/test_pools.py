@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import regard_models
+from regard_models import SpecError
 from regard_models.backbones.pools import POOLS, generalised_mean
 
 
@@ -51,3 +52,9 @@ def test_a_network_pools_as_its_spec_says():
         assert torch.equal(found["embedding"], pool(found["layer4"]))
         assert torch.equal(found["logits"], model.fc(found["embedding"]))
         assert ("generalised mean" in model.outputs["embedding"].description) == (name == "gem")
+
+
+def test_a_head_pools_for_itself():
+    """A spec that names a pool beside a head, which would not be asked for it, is refused."""
+    with pytest.raises(SpecError, match="beside a head"):
+        regard_models.create("danet_resnet50", pool="gem")

@@ -5,6 +5,7 @@ import logging
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,13 +164,37 @@ def test_what_would_take_too_much_of_the_gpus_memory_is_left_to_the_host(seen, s
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.99])
-def test_files_without_an_end_are_refused_by_the_host(seen, keep, capfd):
-    """What cannot be read there goes on to the decoder that says what is wrong, and nothing is printed."""
+def test_files_without_an_end_are_refused_by_the_host(seen, keep):
+    """What is not whole goes on to the decoder that says what is wrong."""
     data = jpeg(photograph(), quality=90)
     with pytest.raises(UndecodableImageError, match="is the file complete"):
         decode(data[: int(keep * len(data))], LIMITS, SMALL, seen)
     assert seen.left == [True]
-    assert capfd.readouterr().err == ""
+
+
+def test_what_the_library_cannot_read_goes_to_the_host(seen, capfd):
+    """A scan of components that the frame does not have is well built, and is read by nobody; the library is silent."""
+    data = bytearray(jpeg(photograph(), quality=90))
+    scan = data.index(b"\xff\xda")
+    data[scan + 5] = 77
+    with pytest.raises(UndecodableImageError):
+        decode(bytes(data), LIMITS, SMALL, seen)
+    assert seen.left == [True]
+    assert "nvimgcodec" not in capfd.readouterr().err
+
+
+def test_a_size_that_is_not_the_files_is_not_believed(jpegs, seen, monkeypatch):
+    """Where the library's parser sees another size than Pillow's, nothing is decoded into it."""
+
+    class Code:
+        width, height = 500, 334
+
+    monkeypatch.setattr(
+        jpegs, "_library", SimpleNamespace(**vars(jpegs._library) | {"CodeStream": lambda _: Code})
+    )
+    data = jpeg(photograph())
+    np.testing.assert_array_equal(decode(data, LIMITS, SMALL, seen), decode(data, LIMITS, SMALL))
+    assert seen.left == [True]
 
 
 def test_a_file_that_lacks_its_middle_may_be_read_as_if_it_were_whole(seen):

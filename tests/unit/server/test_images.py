@@ -248,10 +248,16 @@ class TestFit:
         found, expected = (read(each, prepared, limits) for each in (data, encode(upright, "PNG")))
         assert np.abs(found.astype(int) - expected).mean() < 1
 
+    @pytest.mark.parametrize("size", [(225, 300), (300, 225)])
+    def test_a_crop_to_the_edge_stays_within_the_picture(self, size):
+        """225 / 224 · 224 is more than 225, as far as floating point goes; the crop ends with the picture."""
+        pixels = read(encode(np.full((*size, 3), 77, np.uint8), "PNG"), Preprocessing(224, 224, 224))
+        np.testing.assert_array_equal(pixels, np.full((224, 224, 3), 77))
+
     @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
     @pytest.mark.parametrize("size", [(1280, 853), (1920, 1440)])
     def test_vectors_of_reduced_jpegs_are_those_of_whole_ones(self, size, interpolation):
-        """The tolerance that jpeg.py states: a cosine of 0.999 with Pillow's antialiased way, for any photograph."""
+        """The tolerance that jpeg.py states: a cosine of 0.999 with Pillow's antialiased way, for photographs."""
         model = load_bundle("resnet_mini").model
         prepared, limits = Preprocessing(interpolation=interpolation), ImageLimits(1 << 24, 1 << 24)
         for path in sample_photographs()[:3]:

@@ -12,7 +12,8 @@ from PIL import Image
 from regard_models.samples import sample_photographs
 from regard_server.plain_jpeg import plain_jpeg
 
-APPLICATION, COMMENT = 0xE1, 0xFE
+FRAME, CODES, SCAN, TABLES, RESTARTS = 0xC0, 0xC4, 0xDA, 0xDB, 0xDD
+JFIF, APPLICATION, ADOBE, COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
 
 
 def jpeg(mode="RGB", **options):
@@ -57,13 +58,42 @@ def test_pixels_are_kept_and_words_are_not(options):
     assert plain_jpeg(plain) == plain
 
 
+@pytest.mark.parametrize("kind", [JFIF, APPLICATION, ADOBE, COMMENT], ids=hex)
+def test_what_is_hidden_in_a_header_is_left_out(kind):
+    """Another frame in a comment, in an application's data or beside a JFIF thumbnail is not there any more."""
+    data = jpeg()
+    other_frame = segment(FRAME, bytes(15))
+    for hiding in (other_frame, b"JFXX\0\x10" + other_frame, b"JFIF\0\1\1\0\0\1\0\1\2\2" + other_frame):
+        assert plain_jpeg(behind_start(data, segment(kind, hiding))) == plain_jpeg(data)
+
+
 def test_a_header_that_can_be_read_in_two_ways_is_refused():
     """A marker without a length, which some parsers give one, would let them land on another frame in a comment."""
+    assert plain_jpeg(behind_start(jpeg(), b"\xff\xd0", segment(COMMENT, bytes(15)))) is None
+
+
+def test_colours_are_those_of_luma_and_chroma():
+    """Adobe's word for luma and chroma is what JFIF says anyway; red, green and blue as they are go to the host."""
     data = jpeg()
-    other_frame = segment(0xC0, bytes(15))
-    assert plain_jpeg(behind_start(data, b"\xff\xd0", segment(COMMENT, other_frame))) is None
-    hidden = plain_jpeg(behind_start(data, segment(COMMENT, other_frame), segment(APPLICATION, other_frame)))
-    assert hidden == plain_jpeg(data)
+    luma, colours = (segment(ADOBE, b"Adobe" + bytes(6) + bytes([transform])) for transform in (1, 0))
+    assert plain_jpeg(behind_start(data, luma)) == plain_jpeg(data)
+    assert plain_jpeg(behind_start(data, colours)) is None
+    assert plain_jpeg(jpeg(keep_rgb=True)) is None
+
+
+def test_extended_files_are_kept():
+    """A baseline file is an extended one, too."""
+    data = jpeg().replace(b"\xff\xc0", b"\xff\xc1")
+    np.testing.assert_array_equal(pixels(plain_jpeg(data)), pixels(data))
+
+
+def test_the_last_word_on_restarts_counts():
+    """Of two segments that say when a restart is due, the later holds."""
+    data = jpeg(restart_marker_rows=1)
+    never = segment(RESTARTS, b"\0\0")
+    assert plain_jpeg(behind_start(data, never)) is not None
+    scan = data.index(b"\xff\xda")
+    assert plain_jpeg(data[:scan] + never + data[scan:]) is None
 
 
 @pytest.mark.parametrize(
@@ -75,9 +105,19 @@ def test_a_header_that_can_be_read_in_two_ways_is_refused():
         lambda data: data[2:],
         lambda data: behind_start(data, b"\xff"),
         lambda data: behind_start(data, b"\x00"),
-        lambda data: behind_start(data, segment(0xC0, bytes(15))),
+        lambda data: behind_start(data, segment(FRAME, bytes(15))),
         lambda data: behind_start(data, segment(0xC3, bytes(15))),
         lambda data: behind_start(data, b"\xff\xe1\x00\x01"),
+        lambda data: behind_start(data, b"\xff\xe1\x00\x00"),
+        lambda data: behind_start(data, segment(RESTARTS, bytes(8))),
+        lambda data: behind_start(data, segment(RESTARTS, b"")),
+        lambda data: behind_start(data, segment(TABLES, bytes(66))),
+        lambda data: behind_start(data, segment(CODES, bytes(16))),
+        lambda data: behind_start(data, segment(SCAN, b"")),
+        lambda data: data.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
+        lambda data: data.replace(b"\xff\xc0\x00\x11", b"\xff\xc0\x00\x10"),
+        lambda data: data[: data.index(b"\xff\xda")] + data[-2:],
+        lambda data: data[: data.index(b"\xff\xda")] + data[-2:] + data[2:],
         lambda data: behind_start(data, b"\xff\xe1\xff\xff"),
         lambda data: data.replace(b"\xff\xc0", b"\xff\xc9"),
         lambda data: data[:-300] + b"\xff\xd0" + data[-300:],
@@ -93,6 +133,16 @@ def test_a_header_that_can_be_read_in_two_ways_is_refused():
         "two frames",
         "a lossless frame",
         "a segment without its length",
+        "a segment of no length",
+        "restarts of eight bytes",
+        "restarts of none",
+        "tables that do not end with their segment",
+        "codes that do not end with their segment",
+        "a scan's header without a number",
+        "12 bits",
+        "a frame that is a byte short",
+        "no scan before the end",
+        "another file behind the end",
         "a segment beyond the end",
         "arithmetic coding",
         "a restart where none is due",

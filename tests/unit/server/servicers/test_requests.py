@@ -2,7 +2,6 @@
 
 import io
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,15 +64,16 @@ def read(translate):
     return lambda image: translate(images=[image]).pictures[0].read()
 
 
-def test_jpegs_are_read_where_the_limits_say(catalog):
-    """An encoded image goes to the reader that is named, and the host reads what that one leaves."""
+def test_jpegs_go_to_the_reader_that_is_given_first(catalog):
+    """An encoded image goes to the reader that is given, and the host reads what that one leaves."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(file, "JPEG")
     given = np.ones((TINY.preprocessing.height, TINY.preprocessing.width, 3), np.uint8)
     answers = [given, None]
-    limits = replace(LIMITS, jpeg_reader=lambda *_: answers.pop(0))
     message = pb.ExtractRequest(images=[pb.Image(encoded=file.getvalue())])
-    request, _ = to_request(message, catalog, limits, arrived=1.0, deadline=2.0)
+    request, _ = to_request(
+        message, catalog, LIMITS, arrived=1.0, deadline=2.0, jpeg_reader=lambda *_: answers.pop(0)
+    )
     assert request.pictures[0].read() is given
     assert request.pictures[0].read().tolist() != given.tolist()
     assert not answers
