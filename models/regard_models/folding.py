@@ -4,8 +4,8 @@
     external attention                            ─→ two small matrices and a bias (`ExternalAttention.folded`)
     relative attention + BatchNorm                ─→ the norm in the values' projection: probabilities sum to 1
 
-Exact in real arithmetic: the tests prove it equal in float64, within 1e-9 of the output's deviation. One
-thing stays: the norm behind pyramid attention, whose shares depend on the unscaled branches.
+Exact in real arithmetic: the tests prove it equal in float64, within 1e-9 of the output's deviation. Two norms
+stay: that behind pyramid attention, whose shares depend on the unscaled branches, and the neck, which follows a pool.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A spec says everything that decides the shapes and the arithmetic of a network a
 Two networks with equal specs have the same state-dict keys; the canonical JSON of a spec travels in the
 metadata of every weights file and in the fingerprint that clients see.
 
-    stem ─→ layer1 ─→ layer2 ─→ layer3 ─→ layer4 ─→ pool ─→ fc
+    stem ─→ layer1 ─→ layer2 ─→ layer3 ─→ layer4 ─→ pool ─→ neck, fc
              └─ blocks, each with a slot: attention replaces its 3x3, or follows it    (place: replace, after)
                                                 └────────→ segmentation head          (place: head)
 """
@@ -31,6 +31,7 @@ Place = Literal["replace", "after", "head"]
 Block = Literal["basic", "bottleneck"]
 Stem = Literal["conv7", "deep", "tiered"]
 Pool = Literal["average", "gem"]
+Neck = Literal["none", "norm"]
 
 EXPANSION: dict[str, int] = {"basic": 1, "bottleneck": 4}
 
@@ -92,7 +93,11 @@ class ModelSpec:
         strides: stride of each stage's first block.
         dilations: per stage, the dilations of its blocks' 3x3, the last one repeated; empty means 1.
         attention: where attention sits.
-        pool: what makes the embedding of the last map: its `average`, or its generalised mean, `gem`.
+        pool: what makes a vector of a stage's map: its `average`, or its generalised mean, `gem`.
+        pool_stages: the stages whose vectors, one behind the other, make the embedding.
+        neck: what follows then: `none`, or a `norm` that gives each channel mean 0 and variance 1 by what training saw
+            (Luo et al., *Bag of Tricks and a Strong Baseline for Deep Person Re-identification*, 2019, arXiv
+            1903.07071). Without it channels that are never negative leave any two embeddings alike.
         num_classes: classes of the head; 0 means no head, and `forward` then gives the embedding.
         input_size: height and width that `outputs` states shapes for and that serving prepares images for.
     """
@@ -108,6 +113,8 @@ class ModelSpec:
     dilations: tuple[tuple[int, ...], ...] = ()
     attention: tuple[AttentionSlot, ...] = ()
     pool: Pool = "average"
+    pool_stages: tuple[int, ...] = (4,)
+    neck: Neck = "none"
     num_classes: int = 1000
     input_size: tuple[int, int] = (224, 224)
 
@@ -117,9 +124,15 @@ class ModelSpec:
             (self.block in EXPANSION, f"block {self.block!r}: expected basic or bottleneck"),
             (self.stem in get_args(Stem), f"stem {self.stem!r}: expected one of {', '.join(get_args(Stem))}"),
             (self.pool in get_args(Pool), f"pool {self.pool!r}: expected one of {', '.join(get_args(Pool))}"),
+            (self.neck in get_args(Neck), f"neck {self.neck!r}: expected one of {', '.join(get_args(Neck))}"),
             (
-                self.pool == "average" or not self.slots("head"),
-                f"pool {self.pool!r} beside a head, which makes the embedding itself",
+                (self.pool, self.pool_stages, self.neck) == ("average", (4,), "none")
+                or not self.slots("head"),
+                "a pool, its stages or a neck beside a head, which makes the embedding itself",
+            ),
+            (
+                sorted({*self.pool_stages}) == [*self.pool_stages] != [],
+                f"pool_stages {self.pool_stages}: expected some stages, rising",
             ),
             (
                 len(self.stem_channels) in (0, 1 if self.stem == "conv7" else 3),
@@ -142,6 +155,7 @@ class ModelSpec:
         check_numbers("depths", self.depths, (1, MOST_BLOCKS), 4)
         check_numbers("strides", self.strides, (1, MOST_SIDE), 4)
         check_numbers("input_size", self.input_size, (1, MOST_SIDE), 2)
+        check_numbers("pool_stages", self.pool_stages, (1, 4))
         check_numbers("stem_channels", self.stem_channels, (1, MOST_CHANNELS))
         dilations: Any = self.dilations
         if not isinstance(dilations, tuple) or len(dilations) not in (0, 4):

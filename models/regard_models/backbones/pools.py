@@ -1,10 +1,11 @@
-"""What makes one vector of the last feature map: `(B, C, H, W) -> (B, C)`.
+"""What makes a vector of a feature map: `(B, C, H, W) -> (B, C)`.
 
     average   the mean over all places                                          (ResNet as published)
-    gem       the generalised mean, (mean over all places of x³)^⅓: places that answer strongly count for more
+    gem       the generalised mean, (mean over all places of x⁴)^¼: places that answer strongly count for more
 
-Radenović, Tolias, Chum, *Fine-tuning CNN Image Retrieval with No Human Annotation*, 2018, arXiv 1711.02512; with
-their power of 3, fixed. Letters as in `regard_models.attention.module`.
+Radenović, Tolias, Chum, *Fine-tuning CNN Image Retrieval with No Human Annotation*, 2018, arXiv 1711.02512. They learn
+the power, from 3 on; 4 is fixed here, two squares and two square roots. Letters as in
+`regard_models.attention.module`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-POWER = 3
+POWER = 4
 LEAST = 1e-6
-"""What a channel counts at least at any place: below zero a power means nothing, and at zero a root has no slope."""
+"""What the mean of a channel is at least: at zero a root has no slope."""
 
 
 def average(x: Tensor) -> Tensor:
@@ -29,13 +30,11 @@ def average(x: Tensor) -> Tensor:
 
 
 def generalised_mean(x: Tensor) -> Tensor:
-    """Return the generalised mean over all places, computed in float32 at least: float16 has no cube of 41."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide.clamp(min=LEAST).pow(POWER).mean((2, 3)).pow(1 / POWER).to(x.dtype)
+    """Return the generalised mean over all places, in float32 at least: in float16, 16⁴ is too large."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).relu()
+    mean = wide.square().square().mean((2, 3)).clamp(min=LEAST**POWER)
+    return mean.sqrt().sqrt().to(x.dtype)
 
 
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {"average": average, "gem": generalised_mean}
-DESCRIPTIONS: Mapping[str, str] = {
-    "average": "average of the last feature map",
-    "gem": f"generalised mean (power {POWER}) of the last feature map",
-}
+NAMES: Mapping[str, str] = {"average": "average", "gem": f"generalised mean (power {POWER})"}

@@ -12,6 +12,7 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +20,7 @@ from regard_models.attention import AttentionModule, Maps
 from regard_models.attention.mechanisms import MECHANISMS, Site
 from regard_models.backbones.blocks import BLOCKS, BlockShape, ResidualBlock
 from regard_models.backbones.heads import HEADS, Head
-from regard_models.backbones.pools import DESCRIPTIONS, POOLS
+from regard_models.backbones.pools import NAMES, POOLS
 from regard_models.backbones.stems import build_stem, stem_channels
 from regard_models.errors import InputShapeError, SpecError, near
 from regard_models.outputs import OutputInfo, check_outputs
@@ -58,6 +59,8 @@ class ResNet(nn.Module):
             channels = spec.channels(stage)
         self.head = _build_head(spec)
         self.fc = nn.Linear(channels, spec.num_classes) if spec.num_classes and self.head is None else None
+        width = sum(map(spec.channels, spec.pool_stages))
+        self.neck = nn.BatchNorm1d(width, affine=False) if spec.neck == "norm" else None
         self.outputs: Mapping[str, OutputInfo] = self._describe()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class ResNet(nn.Module):
             x, maps = self._run_stage(stage, x, outputs)
             found |= {f"layer{stage}": x, **maps}
         if last == HEAD:
-            found |= self._run_head(x, outputs)
+            found |= self._run_head(found, outputs)
         return {name: found[name] for name in outputs}
 
     def _describe(self) -> Mapping[str, OutputInfo]:
@@ -114,8 +117,12 @@ class ResNet(nn.Module):
         return {each.name: each for each in offered}
 
     def _plain_outputs(self) -> dict[str, OutputInfo]:
-        channels, classes = self.spec.channels(4), self.spec.num_classes
-        text = DESCRIPTIONS[self.spec.pool]
+        stages, classes = self.spec.pool_stages, self.spec.num_classes
+        maps = (
+            "the last feature map" if stages == (4,) else f"the maps of stages {', '.join(map(str, stages))}"
+        )
+        text = f"{NAMES[self.spec.pool]} of {maps}" + (", standardised" if self.neck else "")
+        channels = sum(map(self.spec.channels, stages))
         embedding = OutputInfo("embedding", "embedding", (channels,), ("channel",), text)
         logits = OutputInfo("logits", "logits", (classes,), ("class",), "class scores before the softmax")
         return {each.name: each for each in ((embedding, logits) if classes else (embedding,))}
@@ -132,14 +139,20 @@ class ResNet(nn.Module):
             found |= {place + name: value for name, value in maps.items()}
         return x, found
 
-    def _run_head(self, x: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def _run_head(self, maps: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
         if self.head is not None:
-            found: dict[str, Tensor] = self.head.run(x, wanted)
+            found: dict[str, Tensor] = self.head.run(maps["layer4"], wanted)
             return found
-        embedding = POOLS[self.spec.pool](x)
+        pool = POOLS[self.spec.pool]
+        found = {"embedding": self._embed(maps, pool)} if "embedding" in wanted else {}
         if self.fc is not None and "logits" in wanted:
-            return {"embedding": embedding, "logits": self.fc(embedding)}
-        return {"embedding": embedding}
+            found["logits"] = self.fc(pool(maps["layer4"]))
+        return found
+
+    def _embed(self, maps: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> Tensor:
+        """Pool the stages that the spec names, and standardise every channel if it says so: `(B, D)`."""
+        embedding = torch.cat([pool(maps[f"layer{stage}"]) for stage in self.spec.pool_stages], 1)
+        return embedding if self.neck is None else self.neck(embedding)
 
 
 def _step(output: str) -> int:

@@ -80,7 +80,8 @@ class Student:
         self.network = create(name, input_size=recipe.input_side).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(requires_grad=False)
-        self.mapping = nn.Linear(self.network.spec.channels(4), FEATURES).to(device)
+        (width,) = self.network.outputs["embedding"].shape
+        self.mapping = nn.Linear(width, FEATURES).to(device)
         self.optimiser = torch.optim.AdamW(_groups((self.network, self.mapping), recipe.decay), recipe.rate)
         self.step = 0
 
