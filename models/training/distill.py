@@ -7,17 +7,25 @@ Everything fetched and learnt lies in the cache folder; a larger number of minut
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
 from regard_training import sources
-from regard_training.loop import Training, read_progress, train, trunk_of
+from regard_training.loop import (
+    Training,
+    begin_with_shipped,
+    load_students,
+    read_progress,
+    train,
+    trunk_of,
+)
 from regard_training.pictures import pictures_of
 from regard_training.pool import Pictures, PoolPlan, complete_chunks, make_pool
 from regard_training.report import as_json, compare, fill_in, table
 from regard_training.shipping import ship
-from regard_training.student import STUDENTS, Recipe, Student
+from regard_training.student import STUDENTS
 
 HERE = Path(__file__).parent
 
@@ -34,6 +42,9 @@ def main() -> None:
     )
     parser.add_argument("--chunks", type=int, default=76, help="of the pool, each of 1500 views")
     parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="begin with the shipped weights, not with nothing"
+    )
     parser.add_argument("--ship", action="store_true", help="train no more; measure, and write the files")
     options = parser.parse_args()
     device = "cuda" if options.device == "auto" and torch.cuda.is_available() else options.device
@@ -59,6 +70,8 @@ def main() -> None:
     )
     make_pool(plan, options.chunks, pictures, workers=options.workers)
     print(f"==> training {', '.join(STUDENTS)} on {device}", flush=True)
+    if options.from_shipped:
+        begin_with_shipped(training)
     train(training)
 
 
@@ -73,10 +86,11 @@ def fetched_pictures(cache: Path) -> Pictures:
 
 
 def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:
-    students = [Student.load(training.checkpoint(name), name, Recipe(), "cpu") for name in STUDENTS]
+    students = load_students(training)
     found = compare(students, cache)
     (trunk_steps,) = read_progress(trunk_of(training)).steps.values()
-    pool = {f"pool_{name}": value for name, value in plan.recipe().items()}
+    made = json.loads(plan.path.read_text())
+    pool = {f"pool_{name}": value for name, value in made.items()}
     before = {"trunk_steps": trunk_steps, "chunks": len(complete_chunks(plan.folder)), **pool}
     for student in students:
         print(ship(student, found[student.name], before=before))

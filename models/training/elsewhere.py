@@ -1,6 +1,6 @@
 """Measure weights on pictures that neither trained nor chose anything: the stamps that the protocol leaves out.
 
-    python models/training/elsewhere.py regard_models/weights …      # any folders that hold the six files
+    python models/training/elsewhere.py models/regard_models/weights …      # any folders that hold the six files
 
 Cartoons, clothes, houses, letters, road signs and the like, of the package whose photographs are held out: recall@1 of
 varied queries, and categories, as `evaluate.py` has them.

@@ -115,6 +115,27 @@ def train(training: Training) -> Progress:
     return learn(replace(training, minutes=left, trunk=first.checkpoint(TRUNK)))
 
 
+def begin_with_shipped(training: Training) -> None:
+    """Let students that have learnt nothing yet begin with the shipped weights; there is no trunk then."""
+    training.checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in training.students:
+        if not (path := training.checkpoint(name)).exists():
+            Student.shipped(name, training.recipe, training.device).save(path)
+
+
+def load_students(training: Training) -> list[Student]:
+    """Return all students as they are now, on the CPU.
+
+    Raises:
+        FileNotFoundError: some have learnt nothing yet.
+    """
+    missing = [name for name in training.students if not training.checkpoint(name).exists()]
+    if missing:
+        raise FileNotFoundError(f"nothing learnt yet by {', '.join(missing)}: train for more minutes first")
+    paths = {name: training.checkpoint(name) for name in training.students}
+    return [Student.load(path, name, training.recipe, "cpu") for name, path in paths.items()]
+
+
 def trunk_of(training: Training) -> Training:
     """Say how the trunk is trained: alone, in one process, on small images throughout."""
     return replace(

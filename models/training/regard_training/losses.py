@@ -2,8 +2,8 @@
 
 Per pair of views a, b of the same scene, of B scenes; e, f embeddings, t teacher's features, z logits:
 
-    classes   KL(softmax(z_teacher) ‖ softmax(z))                                       of the same pixels
-    features  1 − cos(W e, t − mean t)                                                  of the same pixels
+    classes   KL(softmax(z_teacher) ‖ softmax(z))                                       of the same view
+    features  1 − cos(W e, t − mean t)                                                  of the same view
     scenes    cross-entropy of softmax(cos(e, f) / 0.1) over the other 2B − 1 views,
               towards 0.7 on the other view of the scene, and 0.3 shared among all as the
               teacher finds them similar, its features averaged over the scene's views

@@ -61,6 +61,11 @@ class PoolPlan:
     drawings: float = 0.2
     device: str = "cpu"
 
+    @property
+    def path(self) -> Path:
+        """The file that says how the chunks beside it were made."""
+        return self.folder / "plan.json"
+
     def recipe(self) -> dict[str, float]:
         """Return what decides what a chunk holds."""
         names = ("scenes", "views", "side", "teacher_side", "blends", "drawings")
@@ -103,7 +108,7 @@ def make_pool(plan: PoolPlan, chunks: int, pictures: Pictures, *, workers: int) 
 
 def _keep(plan: PoolPlan) -> None:
     """Write beside the chunks how they are made, or compare it with how those that are there were made."""
-    path = plan.folder / "plan.json"
+    path = plan.path
     wanted = plan.recipe()
     if path.exists() or (plan.folder.exists() and complete_chunks(plan.folder)):
         found = json.loads(path.read_text()) if path.exists() else None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard_models import create
+from regard_models import create, load_bundle
 from regard_models.preprocessing import Preprocessing
 from regard_training.losses import Terms, distillation
 from regard_training.teacher import FEATURES
@@ -145,6 +145,15 @@ class Student:
             student.step = parts["step"]
         elif trunk:
             student.begin_from(torch.load(trunk, map_location=device, weights_only=True))
+        return student
+
+    @classmethod
+    def shipped(cls, name: str, recipe: Recipe, device: str) -> Student:
+        """Begin with the weights that the models package ships; the mapping and the optimiser begin anew."""
+        student = cls(name, recipe, device)
+        weights = load_bundle(name).model.state_dict()
+        for network in (student.network, student.averaged):
+            network.load_state_dict(weights)
         return student
 
     def begin_from(self, trunk: Mapping[str, Any]) -> None:

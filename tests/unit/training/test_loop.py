@@ -10,7 +10,17 @@ from regard_models import load_bundle
 from regard_models.bundle import read_tensors
 from regard_models.samples import sample_photographs
 from regard_training.evaluate import Figures
-from regard_training.loop import Progress, Training, learn, learn_slice, read_progress, train, trunk_of
+from regard_training.loop import (
+    Progress,
+    Training,
+    begin_with_shipped,
+    learn,
+    learn_slice,
+    load_students,
+    read_progress,
+    train,
+    trunk_of,
+)
 from regard_training.losses import distillation
 from regard_training.pool import Pictures, Pool, PoolPlan, complete_chunks, make_pool
 from regard_training.shipping import rounded, ship
@@ -160,6 +170,26 @@ def test_what_is_shipped_comes_back(tmp_path):
     assert {each.dtype for each in tensors.values() if each.is_floating_point()} == {torch.float16}
     assert json.loads(metadata["figures"])["recall_at_1"] == 0.9
     assert {"teacher", "recipe", "data", "licence"} <= metadata.keys()
+
+
+def test_training_can_begin_with_what_is_shipped(pool, tmp_path):
+    """Students without a checkpoint begin with the shipped weights and learn on; one that has learnt is left alone."""
+    plan = training(pool, tmp_path, students=("ea_mini",))
+    begin_with_shipped(plan)
+    (student,) = load_students(plan)
+    shipped = load_bundle("ea_mini").model.state_dict()
+    assert all(torch.equal(value, shipped[key]) for key, value in student.averaged.state_dict().items())
+    train(plan)
+    begin_with_shipped(plan)
+    (learnt,) = load_students(plan)
+    assert learnt.step > 0
+    assert not torch.equal(learnt.network.state_dict()["fc.weight"], shipped["fc.weight"])
+
+
+def test_students_that_have_learnt_nothing_are_not_loaded_to_be_shipped(pool, tmp_path):
+    """Where training was stopped in the trunk, nothing is measured or written."""
+    with pytest.raises(FileNotFoundError, match="nothing learnt yet by resnet_mini, ea_mini"):
+        load_students(training(pool, tmp_path))
 
 
 def test_weights_that_do_not_fit_are_not_shipped(tmp_path):
