@@ -1,4 +1,4 @@
-"""JPEG pixels from libjpeg-turbo directly: what Pillow gives, sooner.
+"""JPEG pixels from libjpeg-turbo directly: what Pillow gives, of large pictures sooner, and none that are made up.
 
 A picture that will be shrunk a lot is decoded at a fraction of its size (n/8, in the frequency domain): the smallest
 whose sides are both still at least twice the side it is then resized to. Resizing takes the rest, so the result stays
