@@ -19,13 +19,15 @@ from regard_server.errors import UndecodableImageError
 
 # A reduction to less than twice the target shows in the vectors; measured by the benchmark.
 HEADROOM = 2
-# libjpeg's warnings of lost pixels; of others, such as bytes too many between segments, the pixels know nothing.
+# libjpeg's warnings of lost pixels; of others, such as bytes too many between segments, the pixels know nothing, unless
+# it is a restart that they come before.
 _DAMAGE = (
     "Premature end of JPEG file",
     "premature end of data segment",
     "bad Huffman code",
     "instead of RST",
     "bad arithmetic code",
+    *(f"extraneous bytes before marker 0xd{number}" for number in range(8)),
 )
 
 

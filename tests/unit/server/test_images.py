@@ -485,6 +485,16 @@ class TestDamage:
         np.testing.assert_array_equal(read(whole[:-2] + bytes(17) + whole[-2:]), expected)
         np.testing.assert_array_equal(read(whole + b"trailing rubbish"), expected)
 
+    @pytest.mark.parametrize("units", [1, 2, 4, 6])
+    def test_a_jpeg_that_restarts_elsewhere_than_it_says_is_refused(self, units):
+        """Three rows of three units each; read by another count, everything after the first would be made up."""
+        whole = encode(smooth(48, 48), "JPEG", restart_marker_rows=1)
+        interval = whole.index(b"\xff\xdd") + 4
+        assert whole[interval : interval + 2] == b"\x00\x03"
+        assert read(whole).shape == (24, 24, 3)
+        with pytest.raises(UndecodableImageError, match="damaged"):
+            read(whole[:interval] + struct.pack(">H", units) + whole[interval + 2 :])
+
     def test_libtiff_says_nothing_of_it_on_standard_error(self, capfd):
         """What is wrong with a picture is told to its caller, not in the middle of the log."""
         assert silence_libtiff()
