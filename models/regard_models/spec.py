@@ -179,6 +179,11 @@ class ModelSpec:
         """Channels of a stage's output."""
         return self.planes(stage) * EXPANSION[self.block]
 
+    @property
+    def embedding_channels(self) -> int:
+        """Channels of the embedding, where no head makes it."""
+        return sum(map(self.channels, self.pool_stages))
+
     def dilation(self, stage: int, block: int) -> int:
         """Dilation of the 3x3 of one block."""
         of_stage = self.dilations[stage - 1] if self.dilations else ()

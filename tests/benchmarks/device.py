@@ -35,34 +35,25 @@ SHARES = (0.5, 0.9)
 _LOOK_S = 0.1
 
 
-class Utilization:
-    """Looks at the first CUDA device again and again."""
+@contextmanager
+def utilization() -> Iterator[list[float]]:
+    """Look at the first CUDA device until the end, again and again; there is nothing to see without one."""
+    looks: list[float] = []
+    over = threading.Event()
 
-    def __init__(self) -> None:
-        self.mean: float | None = None
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            reading = read_device("cuda:0") if torch.cuda.is_available() else None
+            if reading and reading.utilization is not None:
+                looks.append(reading.utilization)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Look until the end, and keep the mean; None where there is nothing to look at."""
-        looks: list[float] = []
-        over = threading.Event()
-
-        def look() -> None:
-            while not over.wait(_LOOK_S):
-                reading = read_device("cuda:0")
-                if reading and reading.utilization is not None:
-                    looks.append(reading.utilization)
-
-        watcher = threading.Thread(target=look)
-        if torch.cuda.is_available():
-            watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            if watcher.is_alive():
-                watcher.join()
-            self.mean = statistics.mean(looks) if looks else None
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield looks
+    finally:
+        over.set()
+        watcher.join()
 
 
 def loop(case: str, model: Path, sizes: list[int], seconds: float) -> dict:
@@ -75,12 +66,11 @@ def loop(case: str, model: Path, sizes: list[int], seconds: float) -> dict:
 
 def served(server: Running, options: list[str], seconds: float) -> dict:
     """Load a server; return the generator's figures and the device's utilisation."""
-    utilization = Utilization()
     cores = Cores.of_machine(apart=False)
-    with utilization.watched():
+    with utilization() as looks:
         figures = load(server, cores, options, seconds)
     of_cores = figures["server_cores"] / len(cores.server)
-    return figures | {"utilization": of_cores if utilization.mean is None else utilization.mean}
+    return figures | {"utilization": statistics.mean(looks) if looks else of_cores}
 
 
 def measure(case: str, decoder: str, arguments: argparse.Namespace) -> dict:

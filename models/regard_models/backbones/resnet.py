@@ -59,8 +59,7 @@ class ResNet(nn.Module):
             channels = spec.channels(stage)
         self.head = _build_head(spec)
         self.fc = nn.Linear(channels, spec.num_classes) if spec.num_classes and self.head is None else None
-        width = sum(map(spec.channels, spec.pool_stages))
-        self.neck = nn.BatchNorm1d(width, affine=False) if spec.neck == "norm" else None
+        self.neck = nn.BatchNorm1d(spec.embedding_channels, affine=False) if spec.neck == "norm" else None
         self.outputs: Mapping[str, OutputInfo] = self._describe()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,8 +121,8 @@ class ResNet(nn.Module):
             "the last feature map" if stages == (4,) else f"the maps of stages {', '.join(map(str, stages))}"
         )
         text = f"{NAMES[self.spec.pool]} of {maps}" + (", standardised" if self.neck else "")
-        channels = sum(map(self.spec.channels, stages))
-        embedding = OutputInfo("embedding", "embedding", (channels,), ("channel",), text)
+        shape = (self.spec.embedding_channels,)
+        embedding = OutputInfo("embedding", "embedding", shape, ("channel",), text)
         logits = OutputInfo("logits", "logits", (classes,), ("class",), "class scores before the softmax")
         return {each.name: each for each in ((embedding, logits) if classes else (embedding,))}
 
@@ -143,16 +142,17 @@ class ResNet(nn.Module):
         if self.head is not None:
             found: dict[str, Tensor] = self.head.run(maps["layer4"], wanted)
             return found
-        pool = POOLS[self.spec.pool]
-        found = {"embedding": self._embed(maps, pool)} if "embedding" in wanted else {}
-        if self.fc is not None and "logits" in wanted:
-            found["logits"] = self.fc(pool(maps["layer4"]))
+        pooled = self.spec.pool_stages if "embedding" in wanted else ()
+        fc = self.fc if "logits" in wanted else None
+        stages = {*pooled} if fc is None else {*pooled, STAGES[-1]}
+        vectors = {stage: POOLS[self.spec.pool](maps[f"layer{stage}"]) for stage in stages}
+        found = {}
+        if pooled:
+            embedding = torch.cat([vectors[stage] for stage in pooled], 1)
+            found["embedding"] = embedding if self.neck is None else self.neck(embedding)
+        if fc is not None:
+            found["logits"] = fc(vectors[STAGES[-1]])
         return found
-
-    def _embed(self, maps: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> Tensor:
-        """Pool the stages that the spec names, and standardise every channel if it says so: `(B, D)`."""
-        embedding = torch.cat([pool(maps[f"layer{stage}"]) for stage in self.spec.pool_stages], 1)
-        return embedding if self.neck is None else self.neck(embedding)
 
 
 def _step(output: str) -> int:

@@ -132,8 +132,9 @@ def load_students(training: Training) -> list[Student]:
     missing = [name for name in training.students if not training.checkpoint(name).exists()]
     if missing:
         raise FileNotFoundError(f"nothing learnt yet by {', '.join(missing)}: train for more minutes first")
-    paths = {name: training.checkpoint(name) for name in training.students}
-    return [Student.load(path, name, training.recipe, "cpu") for name, path in paths.items()]
+    return [
+        Student.load(training.checkpoint(name), name, training.recipe, "cpu") for name in training.students
+    ]
 
 
 def trunk_of(training: Training) -> Training:
