@@ -6,12 +6,13 @@ as fast as fixed ones, so nothing is padded. Traced graphs are kept: see graphs.
     few pictures     all threads on each layer, which wait for each other at its end
     many of a light  blocks ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒▒▒ ▒▒▒, one after another, all threads on each layer
     network
-    many of a slow   pieces ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     each thread takes the next piece, and they wait
-    network                 ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     for each other once, at the end of the batch
+    many of another  pieces ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     each thread takes the next piece, and they wait
+    that is slow            ▒▒▒▒ ▒▒▒▒ ▒▒▒▒     for each other once, at the end of the batch
 
 A decoder or a caller who takes a core for a moment holds up every thread at the end of a layer, but one piece alone.
 ResNet-50, 32 pictures, two cores: 0 to 5 % more pictures a second on a quiet machine, 13 % beside a process that takes
-a third of a core. A network that is done with a picture in a millisecond gains nothing by it.
+a third of a core. A network that is done with a picture in a millisecond gains nothing by it, and a light one that
+takes longer, on a processor without bfloat16, as much as it loses in memory (55 MB).
 
 OpenVINO keeps what it made for a batch size for as long as the process lives: 4 MB of each size that comes, of the
 default network, and 20 ms of the first batch of it. So batches of light networks are run in blocks that are about as
@@ -110,14 +111,15 @@ class OpenVinoRunner:
         block = max(_SMALLEST_BLOCK, threads * _BLOCK_PIXELS // (prepared.height * prepared.width))
         self._threads = threads
         self._queue: Any = None
-        if threads > 1 and self._piece(max_batch) > 1 and self._seconds() * threads > _SLOW_S:
-            divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
-            self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
-            self._queue.set_callback(_keep)
-        elif block < max_batch and bundle.parameters <= _LIGHT:
+        light = bundle.parameters <= _LIGHT
+        if light and block < max_batch:
             graph.reshape([block, *self._size, 3])
             full = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
             self._block, self._full = block, full.create_infer_request()
+        elif not light and threads > 1 and self._piece(max_batch) > 1 and self._seconds() * threads > _SLOW_S:
+            divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
+            self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
+            self._queue.set_callback(_keep)
 
     def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
         """Tell whether these are embeddings of pictures at the model's input size."""

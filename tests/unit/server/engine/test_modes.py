@@ -85,6 +85,7 @@ def test_a_batch_in_pieces_gives_what_it_gives_whole(bundle, monkeypatch, size):
     """Every picture's row comes back in its place, whatever is left over for the last piece."""
     mode, options = Mode("openvino", "float32"), {"max_batch": 40, "cache": None, "logger": LOGGER}
     whole = OpenVinoRunner(bundle, mode, threads=1, **options)
+    monkeypatch.setattr(openvino_runner, "_LIGHT", 0)
     monkeypatch.setattr(openvino_runner, "_SLOW_S", 0.0)
     divided = OpenVinoRunner(bundle, mode, threads=2, **options)
     assert divided.pieces(size) == {15: 1, 16: 8, 23: 12, 32: 8, 39: 10, 40: 10}[size]
@@ -112,8 +113,9 @@ def test_a_batch_in_blocks_gives_what_it_gives_whole(bundle, monkeypatch, size):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_default_network_has_a_bounded_number_of_batch_sizes():
-    """OpenVINO keeps memory for every size that it has seen: of the batches of up to 32, only eight remain."""
+def test_the_default_network_has_a_bounded_number_of_batch_sizes(monkeypatch):
+    """OpenVINO keeps memory for every size that it has seen: of up to 32 eight remain, however slow the processor."""
+    monkeypatch.setattr(openvino_runner, "_SLOW_S", 0.0)
     runner = OpenVinoRunner(
         load_bundle(DEFAULT_MODEL),
         Mode("openvino", "float32"),
