@@ -55,6 +55,8 @@ ELEMENT_TYPES: Final = MappingProxyType(
     }
 )
 
+_FLOAT32: Final = ELEMENT_TYPES[pb.DATA_TYPE_FLOAT32].storage
+
 
 class MalformedTensorError(ValueError):
     """A `Tensor` message whose fields contradict each other."""
@@ -68,8 +70,12 @@ def to_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
             such a shape.
     """
     dtype = tensor.dtype
-    shape = _shape_of(tensor)
+    shape = tuple(tensor.shape[:])  # the field walked by itself takes twice as long
     data = tensor.data  # every look at the field is a copy of it
+    # Nearly always an embedding: one axis, no longer than 32 bits say, and no other shape that has so many bytes.
+    if dtype == pb.DATA_TYPE_FLOAT32 and len(shape) == 1 and len(data) == _FLOAT32.itemsize * shape[0]:
+        return np.frombuffer(data, _FLOAT32)
+    _check_shape(shape)
     element = _element_of(dtype, shape, len(data))
     stored = np.frombuffer(data, element.storage)
     if dtype == pb.DATA_TYPE_BIT:
@@ -83,15 +89,19 @@ def to_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
     return stored.reshape(shape)
 
 
-def _shape_of(tensor: pb.Tensor) -> tuple[int, ...]:
-    """Return a tensor's shape, if an array can have it; see `to_array`."""
-    if len(tensor.shape) > MAX_AXES:
-        raise MalformedTensorError(f"tensor has {len(tensor.shape)} axes; expected {MAX_AXES} at most")
-    shape = tuple(tensor.shape)
+def to_own_array(tensor: pb.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor's values as `to_array` does, in memory that is no message's and may be written to."""
+    array = to_array(tensor)
+    return array if array.flags.writeable else array.copy()
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse a shape that no array can have; see `to_array`."""
+    if len(shape) > MAX_AXES:
+        raise MalformedTensorError(f"tensor has {len(shape)} axes; expected {MAX_AXES} at most")
     # An axis of length zero makes any shape cost no bytes, so the others are minded apart.
     if math.prod([length or 1 for length in shape]) > MAX_ELEMENTS:
         raise MalformedTensorError(f"tensor of shape {shape} is larger than any array can be")
-    return shape
 
 
 def _element_of(dtype: pb.DataType.ValueType, shape: tuple[int, ...], nbytes: int) -> ElementType:

@@ -105,6 +105,17 @@ def test_a_wrong_length_is_refused(shape, dtype, extra):
         tensors.to_array(tensor)
 
 
+@given(hnp.arrays(np.uint8, SHAPES), st.sampled_from(TYPES))
+def test_an_array_of_ones_own_is_the_same_and_may_be_written_to(array, dtype):
+    """Whatever the type and shape, it has the same values, and writing to it leaves the message as it was."""
+    tensor = tensors.from_array(array.astype(np.float32), dtype)
+    sent = tensor.SerializeToString()
+    own = tensors.to_own_array(tensor)
+    np.testing.assert_array_equal(own, tensors.to_array(tensor))
+    own[...] = 1
+    assert tensor.SerializeToString() == sent
+
+
 @pytest.mark.parametrize("dtype", [pb.DATA_TYPE_UNSPECIFIED, 77])
 def test_an_unknown_type_is_refused(dtype):
     """A type that is unspecified or from the future is malformed, in both directions."""
