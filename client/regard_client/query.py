@@ -91,8 +91,9 @@ class Query:
             priority=_PRIORITIES[self.priority],
             attention_reduction=_REDUCTIONS[self.attention_reduction],
         )
+        images = request.images
         for picture in pictures:
-            picture.write(request.images.add())
+            picture.write(images.add())
         return request
 
 
