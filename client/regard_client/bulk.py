@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from regard_client.coalescing import Coalescing
 from regard_client.errors import InvalidImageError, OverloadedError, RegardError, UnavailableError
 from regard_client.images import ImageLike, Picture, read_image
-from regard_client.results import Result, read_result
+from regard_client.results import Result, read_results
 from regard_proto.v1 import features_pb2 as pb
 
 # Nobody waits for one of many images as they wait for a single one: a message of 32 may well need its time on a
@@ -83,11 +83,8 @@ def halves(items: Items) -> tuple[Items, Items]:
 
 def results(items: Items, response: pb.ExtractResponse) -> list[Result]:
     """Return one result for each, in order: the server's, or the error that kept it from being sent."""
-    indices = iter(range(len(response.results)))
-    return [
-        Result(error=item) if isinstance(item, Exception) else read_result(response, next(indices))
-        for item in items
-    ]
+    answers = iter(read_results(response))
+    return [Result(error=item) if isinstance(item, Exception) else next(answers) for item in items]
 
 
 def pause_s(error: RegardError, attempt: int, left_s: float) -> float | None:

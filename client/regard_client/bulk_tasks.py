@@ -15,7 +15,7 @@ import grpc
 from regard_client import bulk
 from regard_client.bulk import Item, Items, Pile
 from regard_client.coalescing import Coalescing
-from regard_client.core import Answered, Core, is_too_much
+from regard_client.core import Core, is_too_much
 from regard_client.images import ImageLike, reads_files
 from regard_client.query import Query
 from regard_client.results import Result
@@ -115,7 +115,7 @@ class BulkCalls:
                 attempt += 1
                 await asyncio.sleep(pause)
             else:
-                self._core.check(query, Answered(response, 0, len(pictures)))
+                self._core.check(query, response, len(pictures))
                 return bulk.results(items, response)
 
 

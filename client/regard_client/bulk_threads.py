@@ -11,7 +11,7 @@ import grpc
 from regard_client import bulk
 from regard_client.bulk import Items, Pile
 from regard_client.coalescing import Coalescing
-from regard_client.core import Answered, Core, is_too_much
+from regard_client.core import Core, is_too_much
 from regard_client.images import ImageLike
 from regard_client.query import Query
 from regard_client.results import Result
@@ -133,6 +133,6 @@ class BulkCalls:
                 attempt += 1
                 message = self._send(message.items)
             else:
-                self._core.check(message.query, Answered(response, 0, len(bulk.pictures(message.items))))
+                self._core.check(message.query, response, len(bulk.pictures(message.items)))
                 return bulk.results(message.items, response)
         return bulk.results(message.items, pb.ExtractResponse())

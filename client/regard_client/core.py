@@ -26,7 +26,7 @@ from regard_client.errors import (
 from regard_client.images import Picture
 from regard_client.query import Priority, Query
 from regard_client.readiness import Readiness
-from regard_client.results import Result, read_result
+from regard_client.results import Result, read_results
 from regard_client.statuses import error_of_call
 from regard_client.throttle import Throttle
 from regard_proto.v1 import features_pb2 as pb
@@ -41,15 +41,6 @@ _MOST_QUERIES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A rider's share of a response: its place among the images of the message."""
-
-    response: pb.ExtractResponse
-    index: int
-    images: int
-
-
-@dataclass(frozen=True, slots=True)
 class Failed:
     """A call that failed, for all of its riders: each raises an error of its own from it."""
 
@@ -57,7 +48,8 @@ class Failed:
     request_id: str
 
 
-Outcome: TypeAlias = Answered | Failed
+# Of one rider. A message is read once for all of them; an error is one rider's own, to be raised to him.
+Outcome: TypeAlias = Result | RegardError | Failed
 
 
 def coalescing(choice: bool | Coalescing) -> Coalescing:  # noqa: FBT001 - it is the client's option of that name
@@ -133,17 +125,22 @@ class Core:
         """Return a message for some images, under a name of its own."""
         return query.request(pictures, f"{self._client_id}-{next(self._counter)}")
 
-    def check(self, query: Query, answered: Answered) -> None:
+    def check(self, query: Query, response: pb.ExtractResponse, images: int) -> None:
         """Refuse a response that does not fit its request; pin its fingerprint if that is asked.
 
         Raises:
             InternalServerError: it has another number of results than there were images.
             FingerprintMismatchError: another version answered than the one expected.
         """
-        response = answered.response
-        if len(response.results) != answered.images:
-            raise InternalServerError(
-                f"{self._target} answered {answered.images} images with {len(response.results)} results",
+        error = self._misfit(query, response, images)
+        if error is not None:
+            raise error
+
+    def _misfit(self, query: Query, response: pb.ExtractResponse, images: int) -> RegardError | None:
+        """Return what `check` raises."""
+        if len(response.results) != images:
+            return InternalServerError(
+                f"{self._target} answered {images} images with {len(response.results)} results",
                 request_id=response.request_id,
             )
         expected = query.expected_fingerprint
@@ -151,11 +148,12 @@ class Core:
             # The server minds this once a fingerprint is known; first calls may run beside each other.
             expected = self._pinned.setdefault(query.model, response.fingerprint)
         if expected and response.fingerprint != expected:
-            raise FingerprintMismatchError(
+            return FingerprintMismatchError(
                 f"{self._target} answered with {response.model!r} of fingerprint {response.fingerprint!r}; "
                 f"expected {expected!r}",
                 request_id=response.request_id,
             )
+        return None
 
     def admit(self, query: Query, timeout_s: float) -> None:
         """Let one image's caller go on.
@@ -165,13 +163,26 @@ class Core:
         """
         self._throttle.check(query, timeout_s, time.monotonic())
 
+    def outcomes(self, query: Query, response: pb.ExtractResponse, images: int) -> Sequence[Outcome]:
+        """Return what a response means for each image of its message: a result, or why there is none; see `check`."""
+        if self._misfit(query, response, images) is None:
+            return read_results(response)
+        errors = (self._misfit(query, response, images) for _ in range(images))
+        return [error for error in errors if error is not None]
+
     def result(self, query: Query, outcome: Outcome, timeout_s: float) -> Result:
-        """Return one image's result out of what became of its message.
+        """Return one image's result out of what became of it.
 
         Raises:
             RegardError: the call failed, or its response does not fit the request: another number of results
                 than there were images, or another fingerprint than the one expected.
         """
+        if isinstance(outcome, Result):
+            if isinstance(outcome.error, OverloadedError):
+                self._throttle.refused(query, timeout_s, time.monotonic(), outcome.error.retry_after_s)
+            else:
+                self._throttle.accepted(query, timeout_s, time.monotonic())
+            return outcome
         if isinstance(outcome, Failed):
             error = self.translate(outcome.cause, outcome.request_id)
             if isinstance(error, DeadlineExceededError) and not error.reason:
@@ -179,13 +190,7 @@ class Core:
             if isinstance(error, OverloadedError):
                 self._throttle.refused(query, timeout_s, time.monotonic(), error.retry_after_s)
             raise error from outcome.cause
-        self.check(query, outcome)
-        result = read_result(outcome.response, outcome.index)
-        if isinstance(result.error, OverloadedError):
-            self._throttle.refused(query, timeout_s, time.monotonic(), result.error.retry_after_s)
-        else:
-            self._throttle.accepted(query, timeout_s, time.monotonic())
-        return result
+        raise outcome
 
     def translate(self, cause: grpc.RpcError, request_id: str = "") -> RegardError:
         """Return the error that a failed call means."""

@@ -53,41 +53,33 @@ class Result:
     request_id: str = ""
 
 
-def read_result(response: pb.ExtractResponse, index: int) -> Result:
-    """Return what a response says of one image; its arrays are the caller's own, to write to as they like."""
-    result = response.results[index]
-    error: RegardError | None = None
-    outputs: dict[str, npt.NDArray[Any]] = {}
-    if result.WhichOneof("outcome") == "features":
-        try:
-            outputs = {output.name: _own(output.tensor) for output in result.features.outputs}
-        except tensors.MalformedTensorError as cause:
-            error = InternalServerError(
-                f"server sent a malformed tensor: {cause}", request_id=response.request_id
-            )
-            error.__cause__ = cause
-    else:
-        error = error_of_status(result.error, request_id=response.request_id)
-    return Result(
-        outputs=outputs,
-        timings=_read_timings(result.timings),
-        model=response.model,
-        fingerprint=response.fingerprint,
-        error=error,
-        request_id=response.request_id,
-    )
+def read_results(response: pb.ExtractResponse) -> list[Result]:
+    """Return what a response says of its images, in their order; the arrays are the callers' own, to write to."""
+    # What all have in common is looked up once: a field of a message makes an object each time.
+    model, fingerprint, request_id = response.model, response.fingerprint, response.request_id
+    results = []
+    for result in response.results:
+        outputs, error = _read_outcome(result, request_id)
+        # By position: naming the fields took a third more.
+        results.append(Result(outputs, _read_timings(result.timings), model, fingerprint, error, request_id))
+    return results
 
 
-def _own(tensor: pb.Tensor) -> npt.NDArray[Any]:
-    array = tensors.to_array(tensor)
-    return array if array.flags.writeable else array.copy()
+def _read_outcome(
+    result: pb.ExtractResult, request_id: str
+) -> tuple[dict[str, npt.NDArray[Any]], RegardError | None]:
+    """Return the arrays of one image, or what was wrong with it."""
+    if result.WhichOneof("outcome") != "features":
+        return {}, error_of_status(result.error, request_id=request_id)
+    try:
+        return {output.name: tensors.to_own_array(output.tensor) for output in result.features.outputs}, None
+    except tensors.MalformedTensorError as cause:
+        error = InternalServerError(f"server sent a malformed tensor: {cause}", request_id=request_id)
+        error.__cause__ = cause
+        return {}, error
 
 
 def _read_timings(timings: pb.Timings) -> Timings:
     return Timings(
-        decode_ms=timings.decode_ms,
-        queue_ms=timings.queue_ms,
-        compute_ms=timings.compute_ms,
-        total_ms=timings.total_ms,
-        batch_size=timings.batch_size,
+        timings.decode_ms, timings.queue_ms, timings.compute_ms, timings.total_ms, timings.batch_size
     )

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import grpc
 
 from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
-from regard_client.core import Answered, Core, Failed, Outcome, is_too_much
+from regard_client.core import Core, Failed, Outcome, is_too_much
 from regard_client.deadlines import Deadlines
 from regard_client.images import Picture
 from regard_client.query import Query
@@ -117,7 +117,7 @@ class SharedCalls:
             if not rider.outcome.done():
                 rider.outcome.set_result(outcome)
         # After the answers: whoever asks again at once goes with those who wait.
-        self._coalescer.land(ride, now_s, answered=isinstance(outcomes[0], Answered))
+        self._coalescer.land(ride, now_s, answered=not isinstance(outcomes[0], Failed))
         self._depart_soon(ride.query, asyncio.get_running_loop())
 
     def _fail(self, ride: Ride[_Caller], errors: Sequence[Exception]) -> None:
@@ -127,7 +127,7 @@ class SharedCalls:
             if rider in ride.aboard and not rider.outcome.done():
                 rider.outcome.set_exception(error)
 
-    async def _send(self, ride: Ride[_Caller]) -> list[Outcome]:
+    async def _send(self, ride: Ride[_Caller]) -> Sequence[Outcome]:
         """Return what became of every rider; nothing if all go again in smaller messages."""
         request = self._core.request(ride.query, [rider.picture for rider in ride.riders])
         try:
@@ -136,7 +136,7 @@ class SharedCalls:
             if is_too_much(self._core.translate(cause)) and self._coalescer.shrink(ride):
                 return []
             return [Failed(cause, request.request_id)] * len(ride.riders)
-        return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]
+        return self._core.outcomes(ride.query, response, len(ride.riders))
 
 
 def _own(error: Exception) -> Exception:

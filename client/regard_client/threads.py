@@ -7,14 +7,14 @@ the leader's deadline is the call's. `coalescing.py` decides who rides together;
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
 
 from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
-from regard_client.core import Answered, Core, Failed, Outcome, is_too_much
+from regard_client.core import Core, Failed, Outcome, is_too_much
 from regard_client.images import Picture
 from regard_client.query import Query
 from regard_client.results import Result
@@ -88,14 +88,14 @@ class SharedCalls:
                 rider.outcome = outcome
                 rider.wake.set()
             if outcomes:
-                answered = isinstance(outcomes[0], Answered)
+                answered = not isinstance(outcomes[0], Failed)
                 self._appoint(self._coalescer.arrive(ride, time.monotonic(), answered=answered))
             else:
                 self._appoint(self._coalescer.turn_back(ride, time.monotonic()))
             if leader.to_lead is ride:  # and not the next one already
                 leader.to_lead = None
 
-    def _send(self, ride: Ride[_Caller]) -> list[Outcome]:
+    def _send(self, ride: Ride[_Caller]) -> Sequence[Outcome]:
         """Return what became of every rider; nothing if all go again in smaller messages."""
         request = self._core.request(ride.query, [rider.picture for rider in ride.riders])
         try:
@@ -106,7 +106,7 @@ class SharedCalls:
                     if self._coalescer.shrink(ride):
                         return []
             return [Failed(cause, request.request_id)] * len(ride.riders)
-        return [Answered(response, index, len(ride.riders)) for index in range(len(ride.riders))]
+        return self._core.outcomes(ride.query, response, len(ride.riders))
 
     def _step_down(self, caller: _Caller) -> None:
         """Leave; if there was a ride to lead, its other riders go again, but for those who have their outcome."""

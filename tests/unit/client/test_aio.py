@@ -18,6 +18,7 @@ from regard_client import (
     UnavailableError,
 )
 from regard_client.testing import FakeServer
+from regard_proto.v1 import features_pb2 as pb
 
 
 @pytest.fixture
@@ -195,6 +196,20 @@ async def test_a_reply_that_cannot_be_read_is_the_servers_fault():
         with pytest.raises(InternalServerError, match="cannot be read"):
             await anext(client.results([b"photo"]))
     await server.stop(None)
+
+
+async def test_riders_of_a_response_that_does_not_fit_have_errors_of_their_own(client):
+    """A message is read once for all of its riders, and what is wrong with it is told to each apart."""
+
+    async def answer_one(*_):
+        await asyncio.sleep(0)
+        return pb.ExtractResponse(results=[pb.ExtractResult()])
+
+    client._shared._call = answer_one
+    caught = await asyncio.gather(*(client.extract(name) for name in images(4)), return_exceptions=True)
+    assert [str(each).partition(" answered ")[2] for each in caught] == ["4 images with 1 results"] * 4
+    assert {type(each) for each in caught} == {InternalServerError}
+    assert len({id(each) for each in caught}) == 4
 
 
 async def test_a_server_that_refuses_nearly_all_is_not_sent_all(client, server):

@@ -24,7 +24,7 @@ from regard_client import (
     Transport,
     UnavailableError,
 )
-from regard_client.core import Answered, Core
+from regard_client.core import Core
 from regard_client.images import Encoded
 from regard_client.query import Query
 from regard_client.testing import FakeServer
@@ -374,9 +374,9 @@ def test_first_calls_beside_each_other_cannot_mix_versions():
     core = Core("target", Query(), "pin", None, sent_per_accepted=2.0)
     query = core.query("embedding", None)
     assert not query.expected_fingerprint
-    core.check(query, Answered(pb.ExtractResponse(fingerprint="one", results=[pb.ExtractResult()]), 0, 1))
+    core.check(query, pb.ExtractResponse(fingerprint="one", results=[pb.ExtractResult()]), 1)
     with pytest.raises(FingerprintMismatchError, match="'two'; expected 'one'"):
-        core.check(query, Answered(pb.ExtractResponse(fingerprint="two", results=[pb.ExtractResult()]), 0, 1))
+        core.check(query, pb.ExtractResponse(fingerprint="two", results=[pb.ExtractResult()]), 1)
     assert core.query("embedding", None).expected_fingerprint == "one"
 
 
@@ -384,7 +384,17 @@ def test_a_response_of_another_length_is_refused():
     """A server that answers two images with one result has not answered."""
     core = Core("target", Query(), None, None, sent_per_accepted=2.0)
     with pytest.raises(InternalServerError, match="2 images with 1 results"):
-        core.check(Query(), Answered(pb.ExtractResponse(results=[pb.ExtractResult()]), 0, 2))
+        core.check(Query(), pb.ExtractResponse(results=[pb.ExtractResult()]), 2)
+
+
+def test_a_message_that_does_not_fit_is_an_error_for_each_of_its_riders():
+    """One result too few is told to every caller as an error of his own, and to one who asks for the result."""
+    core = Core("target", Query(), None, None, sent_per_accepted=2.0)
+    outcomes = core.outcomes(Query(), pb.ExtractResponse(results=[pb.ExtractResult()]), 2)
+    assert [type(outcome) for outcome in outcomes] == [InternalServerError] * 2
+    assert outcomes[0] is not outcomes[1]
+    with pytest.raises(InternalServerError, match="2 images with 1 results"):
+        core.result(Query(), outcomes[0], 1.0)
 
 
 def test_models_are_described(client, server):
