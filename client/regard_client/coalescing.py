@@ -128,7 +128,10 @@ class Coalescer(Generic[R]):
 
     def join(self, rider: R) -> None:
         """Take a new rider, who departs with the next ride."""
-        self._lanes.setdefault(rider.query, _Lane()).waiting[rider] = None
+        lane = self._lanes.get(rider.query)
+        if lane is None:
+            lane = self._lanes[rider.query] = _Lane()
+        lane.waiting[rider] = None
 
     def depart(self, query: Query, now_s: float) -> Ride[R] | None:
         """Return the next ride of those who ask the same, if anybody waits and there is room."""
@@ -223,10 +226,11 @@ class Coalescer(Generic[R]):
             if rider.deadline_s <= now_s:
                 expired.append(rider)
                 continue
-            if riders and (len(riders) == most or rider.picture.nbytes > room):
+            nbytes = rider.picture.nbytes
+            if riders and (len(riders) == most or nbytes > room):
                 break
             riders.append(rider)
-            room -= rider.picture.nbytes
+            room -= nbytes
         for rider in (*riders, *expired):
             del lane.waiting[rider]
         return tuple(riders)

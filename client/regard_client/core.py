@@ -155,13 +155,13 @@ class Core:
             )
         return None
 
-    def admit(self, query: Query, timeout_s: float) -> None:
+    def admit(self, query: Query, timeout_s: float, now_s: float) -> None:
         """Let one image's caller go on.
 
         Raises:
             OverloadedError: the server has been refusing most of such calls, and this one is not sent.
         """
-        self._throttle.check(query, timeout_s, time.monotonic())
+        self._throttle.check(query, timeout_s, now_s)
 
     def outcomes(self, query: Query, response: pb.ExtractResponse, images: int) -> Sequence[Outcome]:
         """Return what a response means for each image of its message: a result, or why there is none; see `check`."""

@@ -57,23 +57,31 @@ class SharedCalls:
         Raises:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
-        self._core.admit(query, timeout_s)
+        now_s = time.monotonic()
+        self._core.admit(query, timeout_s, now_s)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome | None] = loop.create_future()
-        caller = _Caller(query, picture, time.monotonic() + timeout_s, answer)
+        caller = _Caller(query, picture, now_s + timeout_s, answer)
         self._coalescer.join(caller)
         self._depart_soon(query, loop)
         self._deadlines.add(answer, timeout_s, loop)
         try:
             outcome = await answer
+        except BaseException:
+            self._leave(caller)
+            raise
         finally:
             self._deadlines.remove(answer, timeout_s)
-            deserted = self._coalescer.leave(caller)
-            if deserted is not None:
-                self._away[deserted].cancel()
         if outcome is None:
+            self._leave(caller)
             raise self._core.late(timeout_s)
-        return self._core.result(query, outcome, timeout_s)
+        return self._core.result(query, outcome, timeout_s)  # the ride is over, and nobody need leave it
+
+    def _leave(self, caller: _Caller) -> None:
+        """Let a caller go who has no answer."""
+        deserted = self._coalescer.leave(caller)
+        if deserted is not None:
+            self._away[deserted].cancel()
 
     def _depart_soon(self, query: Query, loop: asyncio.AbstractEventLoop) -> None:
         """Let rides go when all tasks that are ready now have had their turn."""

@@ -53,8 +53,9 @@ class SharedCalls:
         Raises:
             RegardError: the call failed, or had no answer within `timeout_s`.
         """
-        self._core.admit(query, timeout_s)
-        caller = _Caller(query, picture, time.monotonic() + timeout_s)
+        now_s = time.monotonic()
+        self._core.admit(query, timeout_s, now_s)
+        caller = _Caller(query, picture, now_s + timeout_s)
         try:
             with self._lock:
                 caller.to_lead = self._coalescer.board(caller, time.monotonic())

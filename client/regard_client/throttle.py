@@ -74,6 +74,8 @@ class Throttle:
         Raises:
             OverloadedError: it is one of those that are not sent.
         """
+        if not self._counts:  # as nearly always; asked here, because a call to find nothing would be felt
+            return
         counts = self._find(query, timeout_s, now_s)
         if counts is None:
             return
@@ -91,7 +93,11 @@ class Throttle:
 
     def accepted(self, query: Query, timeout_s: float, now_s: float) -> None:
         """Take note of a call that the server had room for, whatever the answer."""
-        self._lately = self._fade(now_s) + 1.0
+        if now_s - self._faded_s > _FADES_S:
+            self._fade(now_s)
+        self._lately += 1.0
+        if not self._counts:
+            return
         counts = self._find(query, timeout_s, now_s)
         if counts is not None:
             counts.asked += 1.0
@@ -126,8 +132,6 @@ class Throttle:
 
     def _find(self, query: Query, timeout_s: float, now_s: float) -> _Counts | None:
         """Return the counts of a kind as they have faded by now; None if no such call was refused lately."""
-        if not self._counts:  # as nearly always
-            return None
         counts = self._counts.get(_kind(query, timeout_s))
         if counts is not None:
             share = 0.5 ** ((now_s - counts.counted_s) / _HALF_LIFE_S)

@@ -147,6 +147,26 @@ async def test_a_message_whose_riders_leave_before_it_is_sent_takes_no_place(cli
     np.testing.assert_array_equal(await client.extract(b"stayer"), server.vector(b"stayer"))
 
 
+async def test_nothing_is_kept_of_callers_who_have_gone(client, server):
+    """Answered, refused, late or cancelled: nobody is left among those who wait or ride."""
+    server.fail_image(b"bad")
+    asked = [client.extract(name) for name in (b"photo", b"bad")]
+    await asyncio.gather(*asked, return_exceptions=True)
+    with server.hold():
+        late = client.extract(b"late", timeout_s=0.05)
+        cancelled, late = await start([client.extract(b"cancelled"), late])
+        await arrived(server, 2)
+        cancelled.cancel()
+        await asyncio.wait([cancelled, late])
+    await client.extract(b"photo")
+    await asyncio.sleep(0)
+    coalescer = client._shared._coalescer
+    assert not coalescer._riding
+    assert not any(lane.waiting or lane.away for lane in coalescer._lanes.values())
+    assert not client._shared._away
+    assert not any(client._shared._deadlines._lines.values())
+
+
 async def test_a_caller_whose_deadline_passes_is_told_at_once(client, server):
     """A rider does not wait for the message that it would have gone with, and takes no place in it."""
     with server.hold():
