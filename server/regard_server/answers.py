@@ -12,7 +12,7 @@ class Answers:
     """The results of one request, which come in any order and are waited for together.
 
     Args:
-        count: how many are to come, one at least.
+        count: of how many pictures they are to come, one at least.
         loop: the running loop.
     """
 
@@ -25,29 +25,37 @@ class Answers:
         self._error: BaseException | None = None
 
     def give(self, index: int, result: Result) -> None:
-        """Take the result of one picture; the last one ends the waiting."""
+        """Take the result of one picture, or of several from this one on; the last one ends the waiting."""
+        self._missing -= result.images
+        if self._over.done():
+            return
         self._results[index] = result
-        self._missing -= 1
-        if not self._missing and not self._over.done():
+        if not self._missing:
             self._over.set_result(None)
 
     def lose(self, index: int, result: Result, error: BaseException) -> None:
-        """Take the result of a picture that was not served; if that is true of all, the last error is the request's."""
-        self._kept -= 1
+        """Take the result of pictures that were not served; if that is true of all, the last error is the request's."""
+        self._kept -= result.images
         if self._kept:
             self.give(index, result)
         else:
             self.fail(error)
 
-    def expire(self, late: Callable[[], Result]) -> None:
-        """End the waiting, as time is over: what is missing is late; where that is all, the request is."""
+    def expire(self, late: Callable[[int], Result]) -> None:
+        """End the waiting, as time is over: what is missing is late; where that is all, the request is.
+
+        `late` makes the result of so many pictures.
+        """
         if self._over.done():
             return
         if self._kept == self._missing:
             self.fail(TimeoutError())
             return
-        for index in set(range(self._count)) - self._results.keys():
-            self._results[index] = late()
+        start = 0
+        for index, result in [*sorted(self._results.items()), (self._count, None)]:
+            if index > start:
+                self._results[start] = late(index - start)
+            start = index + (result.images if result else 0)
         self._over.set_result(None)
 
     @property
@@ -72,21 +80,22 @@ class Answers:
                 raise error
             finally:
                 del error
-        return [self._results[index] for index in range(len(self._results))]
+        return [self._results[index] for index in sorted(self._results)]
 
 
 class Room:
-    """Room at the device that was promised to one picture: its entry takes it, or it is given back, once.
+    """Room at the device that was promised to a picture: its entry takes it, or it is given back, once.
 
     Where it is not owed, nothing was promised, since the picture's answer is remembered. Should that be forgotten
     before it is fetched, the picture is computed all the same: one more than was promised.
     """
 
-    __slots__ = ("_batcher", "_owed", "key")
+    __slots__ = ("_batcher", "_count", "_owed", "key")
 
-    def __init__(self, key: BatchKey, batcher: Batcher, *, owed: bool = True) -> None:
+    def __init__(self, key: BatchKey, batcher: Batcher, *, count: int = 1, owed: bool = True) -> None:
         self.key = key
         self._batcher = batcher
+        self._count = count
         self._owed = owed
 
     def taken(self) -> None:
@@ -97,4 +106,4 @@ class Room:
         """Let somebody else have it, unless it was taken or given back already."""
         if self._owed:
             self._owed = False
-            self._batcher.release(self.key, 1)
+            self._batcher.release(self.key, self._count)

@@ -53,6 +53,7 @@ from regard_server.security.callers import caller_of
 from regard_server.security.door import TokenDoor
 from regard_server.security.tls import Tls, TlsFiles
 from regard_server.security.tokens import Tokens
+from regard_server.servicers.encode import serialized
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
 from regard_server.servicers.parsing import bounded_parser
@@ -209,13 +210,16 @@ class Server:
             logger=self._logger,
             identify=partial(caller_of, tokens=tokens) if settings.max_client_images else lambda _: "",
             jpeg_reader=jpeg_reader,
+            gather=self._reuse is None,  # else every picture is looked for by itself
         )
         border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
         parse = bounded_parser(settings.max_images_per_request)
 
         def wrap(method: str, handler: Handler) -> Handler:
             if handler.request_deserializer == ExtractRequest.FromString:
-                handler = cast("Any", handler)._replace(request_deserializer=parse)
+                handler = cast("Any", handler)._replace(
+                    request_deserializer=parse, response_serializer=serialized
+                )
             return border.wrap(method, handler)
 
         routes: Any = Routes(wrap)  # generated code takes whatever has a server's two methods

@@ -34,13 +34,26 @@ _LATELY_S = 1.0
 
 
 class Outcome(NamedTuple):
-    """What became of one entry. `value` is its result, or the exception that its caller gets."""
+    """What became of one entry. `value` is its result, or the exception that its caller gets.
+
+    `first` and `size` say of which images of those that were submitted together, and `batch_size` counts images.
+    """
 
     entry: Entry
     value: Any
     queue_s: float = 0.0
     compute_s: float = 0.0
     batch_size: int = 0
+
+    @property
+    def first(self) -> int:
+        """How many images of the same submission come before these."""
+        return self.entry.first
+
+    @property
+    def size(self) -> int:
+        """How many images these are."""
+        return self.entry.size
 
 
 Deliver = Callable[[Sequence[Outcome]], None]
@@ -76,7 +89,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many entries wait for the device."""
+        """How many images wait for the device."""
         return len(self._scheduler)
 
     def busy_s(self, device: int) -> float:
@@ -84,7 +97,7 @@ class Batcher:
         return self._scheduler.busy_s.get(device, 0.0)
 
     def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float) -> None:
-        """Promise room to entries that are still being decoded; `submit` redeems it one by one, `release` gives it up.
+        """Promise room to images that are still being decoded; `submit` redeems it, `release` gives it up.
 
         Raises:
             OverloadedError: they would finish past their deadline; says when it is worth trying again.
@@ -107,7 +120,7 @@ class Batcher:
             raise self._overloaded(late_s)
 
     def release(self, key: Hashable, count: int) -> None:
-        """Take a promise back: so many entries will not be submitted."""
+        """Take a promise back: so many images will not be submitted."""
         with self._lock:
             self._scheduler.release(key, count)
 
@@ -151,8 +164,9 @@ class Batcher:
         """Form and run batches in the calling thread until `close`; several threads may serve, of one device or more.
 
         `run` gets a key and the payloads of a batch and returns one value for each, which may be an exception for
-        a single entry. If it raises an `Exception`, that batch fails and the next one is formed; whatever else ends
-        this method is answered with `UnavailableError` first.
+        a single entry; of an entry of several images the value says what became of each. If it raises an `Exception`,
+        that batch fails and the next one is formed; whatever else ends this method is answered with
+        `UnavailableError` first.
         """
         while (batch := self._take(device)) is not None:
             if batch.late:
@@ -178,13 +192,14 @@ class Batcher:
                 self._changed.wait(None if decision is None else decision.until - now)
 
     def _run(self, run: Run, batch: Batch) -> list[Outcome]:
-        size = len(batch.entries)
+        size = batch.size
         values: Sequence[Any]
         try:
             values = run(batch.key, [entry.payload for entry in batch.entries])
         except Exception:
             self._logger.exception("a batch of %d failed (%s)", size, batch.key)
-            values = [ComputationError("the network failed on this batch; the server's log says why")] * size
+            failed = ComputationError("the network failed on this batch; the server's log says why")
+            values = [failed] * len(batch.entries)
         finished = self._clock()
         with self._lock:
             self._scheduler.finished(batch, finished)

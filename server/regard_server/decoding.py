@@ -8,9 +8,9 @@ GPU do most of it: see gpu_jpeg.py, which also says what that costs.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
-import numpy.typing as npt
+T = TypeVar("T")
 
 # Weight of the newest sample in the running mean.
 _NEW = 0.05
@@ -36,7 +36,7 @@ class DecodePool:
         rounds = -(-(self._backlog + count) // self._threads)
         return self._clock() + rounds * self._mean_s
 
-    async def read(self, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    async def read(self, read: Callable[[], T]) -> T:
         """Call `read` in a thread of the pool; raises what it raises."""
         self._backlog += 1
         try:
@@ -52,7 +52,7 @@ class DecodePool:
         """Read no more; what is being read is finished and thrown away."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _timed(self, read: Callable[[], npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], float]:
+    def _timed(self, read: Callable[[], T]) -> tuple[T, float]:
         began = self._clock()
         value = read()
         return value, self._clock() - began

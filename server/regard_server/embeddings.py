@@ -16,10 +16,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -103,14 +103,14 @@ class EmbeddingHealth(Collector):
         watched.reference = self._load(watched)
         self._watched[model] = watched
 
-    def offer(self, model: str, outputs: Any) -> None:
-        """Take the embedding of one image's outputs if one is due; called once a batch, from one thread."""
+    def offer(self, model: str, outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Take the first of a batch's embeddings, if one is due: outputs are (images, …). Called from one thread."""
         watched = self._watched.get(model)
         if watched is None or (now := self._clock()) < watched.due:
             return
-        if isinstance(outputs, dict) and "embedding" in outputs:
+        if "embedding" in outputs:
             watched.due = now + self._interval_s
-            watched.pending.append(outputs["embedding"].copy())  # a view would keep its whole batch
+            watched.pending.append(outputs["embedding"][0].copy())  # a view would keep its whole batch
 
     def nonfinite(self, model: str) -> None:
         """Count an image whose outputs held NaN or infinity."""

@@ -66,11 +66,11 @@ class Hold:
         self._costs = costs
         self._returns: dict[Hashable, _Returns] = {}
 
-    def arrived(self, key: Hashable, now: float) -> None:
-        """Learn from an arrival."""
+    def arrived(self, key: Hashable, now: float, count: int = 1) -> None:
+        """Learn from an arrival of so many."""
         returns = self._returns.get(key)
         if returns and now - returns.delivered <= self._max_delay_s:
-            returns.count += 1
+            returns.count += count
             returns.last = now
 
     def delivered(self, key: Hashable, size: int, now: float) -> None:

@@ -35,7 +35,7 @@ from regard_server.jpeg import read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _FILTERS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_CHANNELS: Final = 3
+CHANNELS: Final = 3
 # A scan can be a dozen bytes long and costs a pass over the whole picture: 1 MB of them over 49 megapixels keep a
 # decoder busy for five minutes. Encoders write about ten; libtiff draws the same line.
 _MAX_JPEG_SCANS: Final = 100
@@ -124,14 +124,14 @@ def fit_raw(
         InvalidPixelsError: a side is zero, or the number of bytes is another.
         ImageTooLargeError: more pixels than allowed.
     """
-    expected = height * width * _CHANNELS
+    expected = height * width * CHANNELS
     if not expected or len(data) != expected:
         raise InvalidPixelsError(
             f"raw pixels of {height}×{width} have {len(data)} bytes; expected height × width × 3 = {expected}, "
             "and neither side zero"
         )
     _check_size(width, height, limits)
-    pixels = np.frombuffer(data, np.uint8).reshape(height, width, _CHANNELS)
+    pixels = np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
     if fits(height, width, preprocessing):
         return pixels
     return _fit(Image.fromarray(pixels), (width, height), preprocessing)

@@ -43,17 +43,10 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Take note of one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Take note of many values, at half of what it costs to do so one by one."""
-        counts, bounds = self.counts, self.bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+    def observe(self, value: float, times: int = 1) -> None:
+        """Take note of a value that came so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
 
 class _Family(Collector, Generic[Child]):

@@ -1,16 +1,14 @@
 """The journey of one picture: read ─→ wait for the device ─→ result.
 
-A picture that can be read at once needs no task of its own: its entry goes to the batcher with those of its message,
-and its result comes back through a callback. One that is decoded in the pool, or may share another's answer, waits
-in between, and so is a coroutine.
+What can be read at once needs no task of its own: its entry goes to the batcher with those of its message, and its
+result comes back through a callback; of several pictures that were gathered, perhaps in parts. One that is decoded in
+the pool, or may share another's answer, waits in between, and so is a coroutine.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-
-import numpy.typing as npt
 
 from regard_server.answers import Room
 from regard_server.batcher import Batcher, Outcome
@@ -20,7 +18,10 @@ from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Outputs, Reuse, content_key
 from regard_server.waiting import Entry
-from regard_server.work import Work
+from regard_server.work import Rows, Work
+
+Give = Callable[[int, Result], None]
+"""Takes a result, and of how many pictures that were gathered with these it is not, because they come before them."""
 
 
 class Journey:
@@ -56,29 +57,27 @@ class Journey:
         request: Request,
         picture: Picture,
         room: Room,
-        give: Callable[[Result], None],
-        took: list[float],
+        give: Give,
     ) -> list[Entry]:
         """Begin a short journey: read the picture here and now; return its entry, or none if it cannot be read.
 
-        The entry is for the batcher, and takes the room then; `give` gets the result. How many seconds the reading
-        took is added to `took`, for the metrics to get all of a request at once.
+        The entry is for the batcher, and takes the room then; `give` gets the result.
         """
         began = self._clock()
         try:
-            pixels = picture.read()
+            pictures = picture.read()
         except RegardError as error:
             room.give_back()
-            give(self._unreadable(request, error, began))
+            give(0, self._unreadable(request, error, began))
             return []
         decoded = self._clock()
-        decode_s = decoded - began
-        took.append(decode_s)
+        decode_s = (decoded - began) / picture.images
+        self._metrics.decode_seconds.labels(request.model.name).observe(decode_s, picture.images)
 
         def answer(outcome: Outcome) -> None:
-            give(self._result(request, outcome, decode_s))
+            give(outcome.first, self._result(request, outcome, decode_s))
 
-        return [_enter(request, pixels, room, decoded, answer)]
+        return [_enter(request, pictures, room, decoded, answer)]
 
     async def make(self, request: Request, picture: Picture, room: Room) -> Result:
         """Make any journey, from reading to the result, which may be an error of this picture's own."""
@@ -94,13 +93,13 @@ class Journey:
     async def _compute(self, request: Request, picture: Picture, room: Room) -> Result:
         began = self._clock()
         try:
-            pixels = picture.read() if picture.quick else await self._decoders.read(picture.read)
+            pictures = picture.read() if picture.quick else await self._decoders.read(picture.read)
         except RegardError as error:
             return self._unreadable(request, error, began)
         decoded = self._clock()
         self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = _enter(request, pixels, room, decoded, partial(_settle, answered))
+        entry = _enter(request, pictures, room, decoded, partial(_settle, answered))
         self._batcher.submit([entry])
         room.taken()
         try:
@@ -144,7 +143,12 @@ class Journey:
             self._clock() - request.arrived,
             outcome.batch_size,
         )
-        return Result(outcome.value, timings)
+        value = outcome.value
+        if not isinstance(value, Rows):  # an error, of all
+            return Result(value, timings, outcome.size)
+        if value.broken and outcome.size == 1:
+            return Result(value.broken[0], timings)
+        return Result(value.values, timings, outcome.size, value.broken)
 
 
 def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
@@ -154,8 +158,11 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
         metrics.batch_size.labels(model).observe(first.batch_size)
         metrics.compute_seconds.labels(model).observe(first.compute_s)
-        metrics.embeddings.offer(model, first.value)
-        metrics.queue_seconds.labels(model).observe_all([outcome.queue_s for outcome in outcomes])
+        if isinstance(first.value, Rows) and not first.value.broken:
+            metrics.embeddings.offer(model, first.value.values)
+        queue_seconds = metrics.queue_seconds.labels(model)
+        for outcome in outcomes:
+            queue_seconds.observe(outcome.queue_s, outcome.size)
     for outcome in outcomes:
         # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
         owner, outcome.entry.owner = outcome.entry.owner, None
@@ -163,10 +170,10 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
 
 
 def _enter(
-    request: Request, pixels: npt.NDArray[Any], room: Room, now: float, owner: Callable[[Outcome], None]
+    request: Request, pictures: Sequence[Any], room: Room, now: float, owner: Callable[[Outcome], None]
 ) -> Entry:
-    work = Work(pixels, request.outputs)
-    return Entry(room.key, work, owner, request.deadline, request.priority, now)
+    work = Work(pictures, request.outputs)
+    return Entry(room.key, work, owner, request.deadline, request.priority, now, len(pictures))
 
 
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:

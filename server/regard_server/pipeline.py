@@ -22,7 +22,7 @@ from regard_server.errors import (
     RegardError,
     UnavailableError,
 )
-from regard_server.journey import Journey
+from regard_server.journey import Give, Journey
 from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Reuse
@@ -69,7 +69,7 @@ class Pipeline:
         self._clock = clock
 
     async def extract(self, request: Request) -> Sequence[Result]:
-        """Return one result for every picture, in order.
+        """Return the results of all pictures, in order; one result may be of several.
 
         Raises:
             DeadlineExpiredError: the deadline passed before any was answered.
@@ -78,15 +78,14 @@ class Pipeline:
         """
         size = sum(picture.size_bytes for picture in request.pictures)
         self._metrics.received_bytes.inc(size)
+        images = request.images
         try:
             if request.deadline <= self._clock():
                 raise DeadlineExpiredError("the deadline had passed when the request arrived")
             if request.patient:
                 async with asyncio.timeout_at(request.deadline):
-                    await self._admission.room(
-                        images=len(request.pictures), size_bytes=size, client=request.client
-                    )
-            with self._admission.admit(images=len(request.pictures), size_bytes=size, client=request.client):
+                    await self._admission.room(images=images, size_bytes=size, client=request.client)
+            with self._admission.admit(images=images, size_bytes=size, client=request.client):
                 results = await self._extract_all(request, self._reserve(request))
         except TimeoutError as error:
             self._count(request, "late")
@@ -116,16 +115,21 @@ class Pipeline:
                 raise
             self._promise(request, [*compress(request.pictures, new)], [*compress(keys, new)])
             return [Room(key, self._batcher, owed=owed) for key, owed in zip(keys, new, strict=True)]
-        return [Room(key, self._batcher) for key in keys]
+        return [
+            Room(key, self._batcher, count=picture.images)
+            for key, picture in zip(keys, request.pictures, strict=True)
+        ]
 
     def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:
         """Reserve room for pictures, for all or none."""
         slow = sum([not picture.quick for picture in pictures])
         ready = self._decoders.ready_at(slow) if slow else request.arrived
+        counts: dict[BatchKey, int] = {}
+        for key, picture in zip(keys, pictures, strict=True):
+            counts[key] = counts.get(key, 0) + picture.images
         promised: list[tuple[BatchKey, int]] = []
         try:
-            for key in dict.fromkeys(keys):
-                count = keys.count(key)
+            for key, count in counts.items():
                 self._batcher.reserve(key, count, ready=ready, deadline=request.deadline)
                 promised.append((key, count))
         except RegardError:
@@ -140,23 +144,23 @@ class Pipeline:
         in each of many messages, cost half as much so.
         """
         loop = asyncio.get_running_loop()
-        answers = Answers(len(rooms), loop)
+        answers = Answers(request.images, loop)
         expiry = loop.call_at(request.deadline, answers.expire, partial(self._late, request))
         entries: list[Entry] = []
         entering: list[Room] = []
-        took: list[float] = []
         tasks: list[asyncio.Task[None]] = []
+        start = 0
         try:
-            for index, (picture, room) in enumerate(zip(request.pictures, rooms, strict=True)):
-                give = partial(_give, answers, index)
+            for picture, room in zip(request.pictures, rooms, strict=True):
+                give = partial(_give, answers, start)
+                start += picture.images
                 if self._journey.is_short(picture):
-                    entries += self._journey.begin(request, picture, room, give, took)
+                    entries += self._journey.begin(request, picture, room, give)
                     entering.append(room)
                 else:
                     way = self._journey.make(request, picture, room)
                     tasks.append(loop.create_task(_tell(way, give, answers.fail)))
             if entries:
-                self._metrics.decode_seconds.labels(request.model.name).observe_all(took)
                 self._enter(entries, entering)
             return await answers.all()
         finally:
@@ -171,9 +175,9 @@ class Pipeline:
             for room in rooms:
                 room.give_back()
 
-    def _late(self, request: Request) -> Result:
+    def _late(self, request: Request, count: int) -> Result:
         waited = self._clock() - request.arrived
-        return Result(DeadlineExpiredError(_TOO_LATE.format(waited)), Timings(total_s=waited))
+        return Result(DeadlineExpiredError(_TOO_LATE.format(waited)), Timings(total_s=waited), count)
 
     def _enter(self, entries: Sequence[Entry], rooms: Sequence[Room]) -> None:
         """Let entries take their rooms; those of pictures that could not be read were given back already."""
@@ -182,33 +186,42 @@ class Pipeline:
             room.taken()
 
     def _count_each(self, model: str, results: Sequence[Result]) -> None:
-        errors = [result.outcome for result in results if isinstance(result.outcome, RegardError)]
-        self._metrics.items.labels(model, "ok").inc(len(results) - len(errors))
-        for error in errors:
-            self._metrics.items.labels(model, _outcome_label(error)).inc()
-            if isinstance(error, NonFiniteOutputError):
-                self._metrics.embeddings.nonfinite(model)
+        well = 0
+        for result in results:
+            if isinstance(result.outcome, RegardError):
+                self._count_error(model, result.outcome, result.images)
+                continue
+            well += result.images - len(result.broken)
+            for error in result.broken.values():
+                self._count_error(model, error, 1)
+        self._metrics.items.labels(model, "ok").inc(well)
+
+    def _count_error(self, model: str, error: RegardError, times: int) -> None:
+        self._metrics.items.labels(model, _outcome_label(error)).inc(times)
+        if isinstance(error, NonFiniteOutputError):
+            self._metrics.embeddings.nonfinite(model)
 
     def _count(self, request: Request, outcome: str) -> None:
-        self._metrics.items.labels(request.model.name, outcome).inc(len(request.pictures))
+        self._metrics.items.labels(request.model.name, outcome).inc(request.images)
 
 
-def _give(answers: Answers, index: int, result: Result) -> None:
-    """Give a picture's result. What is never one picture's alone is the request's error if it is that of all."""
+def _give(answers: Answers, start: int, first: int, result: Result) -> None:
+    """Give the result of pictures: `first` come before them of those that were gathered, `start` before all of these.
+
+    What is never one picture's alone is the request's error if it is that of all.
+    """
     if isinstance(result.outcome, RegardError):
         result.outcome.forget_origin()
         if type(result.outcome) in _WHOLE_REQUEST:
-            answers.lose(index, result, result.outcome)
+            answers.lose(start + first, result, result.outcome)
             return
-    answers.give(index, result)
+    answers.give(start + first, result)
 
 
-async def _tell(
-    way: Awaitable[Result], give: Callable[[Result], None], fail: Callable[[BaseException], None]
-) -> None:
+async def _tell(way: Awaitable[Result], give: Give, fail: Callable[[BaseException], None]) -> None:
     """Bring what a picture's way ends with to who waits for it; a bug, too."""
     try:
-        give(await way)
+        give(0, await way)
     except Exception as error:  # noqa: BLE001 - raised again where the answers are waited for
         fail(error)
 

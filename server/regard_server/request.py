@@ -1,10 +1,12 @@
 """What the pipeline is asked, and what it answers: the same for every protocol.
 
-What is made for every image is a tuple: it costs a third of a frozen dataclass.
+What is made for every image is a tuple: it costs a third of a frozen dataclass. Small images that need no decoding, and
+are of one size, are gathered: they are one `Picture` on their way in, and one `Result` on their way back, or a few.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,28 +14,32 @@ import numpy.typing as npt
 from regard_server.catalog import ServedModel
 from regard_server.errors import RegardError
 
+_NONE: Final[Mapping[int, RegardError]] = MappingProxyType({})
+
 
 class Picture(NamedTuple):
-    """An image on its way in.
+    """An image on its way in, or several that are read together.
 
     Attributes:
-        read: makes it ready for the network, in a decoder thread: returns (H, W, 3) uint8 or (3, H, W) float32,
-            and raises `InvalidImageError`.
-        size_bytes: what it takes in memory until then.
+        read: makes them ready for the network, in a decoder thread: returns each as (H, W, 3) uint8 or (3, H, W)
+            float32, as an array or its bytes, and raises `InvalidImageError`, if it is one.
+        size_bytes: what they take in memory until then.
         form: what `read` will return, known beforehand so that its cost can be predicted.
         height: likewise.
         width: likewise.
         quick: whether `read` costs less than a hop to a thread; it is then called on the event loop.
         content: returns everything that the answer depends on, besides model and outputs.
+        images: how many it is; only those that are quick and have no content are several.
     """
 
-    read: Callable[[], npt.NDArray[Any]]
+    read: Callable[[], Sequence[Any]]
     size_bytes: int
     form: Literal["pixels", "tensor"]
     height: int
     width: int
     quick: bool = False
     content: Callable[[], tuple[bytes, ...]] | None = None
+    images: int = 1
 
 
 class Request(NamedTuple):
@@ -51,6 +57,11 @@ class Request(NamedTuple):
     patient: bool = False
     client: str = ""
 
+    @property
+    def images(self) -> int:
+        """How many images it asks about."""
+        return sum([picture.images for picture in self.pictures])
+
 
 class Timings(NamedTuple):
     """Where one picture's time went, in seconds. Steps that were not reached are zero."""
@@ -63,7 +74,16 @@ class Timings(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of one picture: its outputs by name, or an error of its own."""
+    """What became of one image, or of several that went the same way.
+
+    Attributes:
+        outcome: outputs by name, each (images, …), or the error of all.
+        timings: of each.
+        images: how many.
+        broken: of several the errors of single ones, by their place.
+    """
 
     outcome: dict[str, npt.NDArray[np.float32]] | RegardError
     timings: Timings
+    images: int = 1
+    broken: Mapping[int, RegardError] = _NONE

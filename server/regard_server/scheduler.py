@@ -48,6 +48,7 @@ class Batch:
     late: list[Entry]
     dispatched: float
     device: int = 0
+    size: int = 0  # images in its entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +125,12 @@ class Scheduler:
             self._backlog.change(key, -min(count, promised))
 
     def add(self, entry: Entry, now: float) -> None:
-        """Let an entry wait; it redeems a promise of its kind, if there is one."""
+        """Let an entry wait; it redeems promises of its kind, if there are any."""
         promised = self._reserved.pop(entry.key, 0)
-        if promised > 1:
-            self._reserved[entry.key] = promised - 1
-        if not promised:
-            self._backlog.change(entry.key, 1)
+        if promised > entry.size:
+            self._reserved[entry.key] = promised - entry.size
+        elif promised < entry.size:
+            self._backlog.change(entry.key, entry.size - promised)
         entry.waiting = True
         number = next(self._numbers)
         self._everybody.push(entry, number)
@@ -137,7 +138,7 @@ class Scheduler:
         if bucket is None:
             bucket = self._buckets[entry.key] = Queue()
         bucket.push(entry, number)
-        self._hold.arrived(entry.key, now)
+        self._hold.arrived(entry.key, now, entry.size)
 
     def discard(self, entry: Entry) -> bool:
         """Take an entry out; return whether it was still waiting.
@@ -184,8 +185,8 @@ class Scheduler:
             began = max(batch.dispatched, self._freed.get(batch.device, batch.dispatched))
             self._freed[batch.device] = now
             self.busy_s[batch.device] = self.busy_s.get(batch.device, 0.0) + now - began
-            self.learn(batch.key, len(batch.entries), now - began)
-            self._hold.delivered(batch.key, len(batch.entries), now)
+            self.learn(batch.key, batch.size, now - began)
+            self._hold.delivered(batch.key, batch.size, now)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """Take note of what a batch cost that was run elsewhere."""
@@ -215,31 +216,44 @@ class Scheduler:
         """Take the largest batch whose predicted finish meets the earliest deadline in it."""
         entries: list[Entry] = []
         late: list[Entry] = []
-        earliest = float("inf")
+        size = 0
         most = full = self._full(key, bucket)
         for priority in self._in_turn(bucket.classes()):
-            while len(entries) < most and (entry := bucket.head(priority)):
+            while size < most and (entry := bucket.head(priority)):
                 fits = self._fits(entry, now, full)
                 if fits:
-                    earliest = min(earliest, entry.deadline)
                     most = min(most, fits)
-                    if len(entries) >= most:
+                    if size >= most:
                         break
-                self._leave(entry)
-                (entries if fits else late).append(entry)
+                    taken = self._take(entry, most - size)
+                    entries.append(taken)
+                    size += taken.size
+                    continue
+                # Of several who are too many for their deadline, fewer may be in time.
+                late.append(self._take(entry, entry.size if entry.deadline <= now else 1))
                 if not entries:  # whoever was dropped has made room
                     most = full = self._full(key, bucket)
         bucket.since = None
         if not bucket.waiting:
             del self._buckets[key]
-        batch = Batch(key, entries, late, now, device)
+        batch = Batch(key, entries, late, now, device, size)
         if entries:
             self._batches += 1
-            cut_short = self._is_wasteful(key, len(entries), full)
+            cut_short = self._is_wasteful(key, size, full)
             self._patience += -1.0 if cut_short else _PATIENCE_EARNED
             self._patience = max(0.0, min(self._patience, _MOST_PATIENCE))
-            self._running[id(batch)] = self._free_at(now) + self._costs.seconds(key, len(entries))
+            self._running[id(batch)] = self._free_at(now) + self._costs.seconds(key, size)
         return batch
+
+    def _take(self, entry: Entry, most: int) -> Entry:
+        """Take an entry out, or as many of its images as a batch has room for."""
+        if entry.size <= most:
+            self._leave(entry)
+            return entry
+        self._backlog.change(entry.key, -most)
+        self._everybody.took(most)
+        self._buckets[entry.key].took(most)
+        return entry.split(most)
 
     def _free_at(self, now: float) -> float:
         """Return when everything that runs should have finished, if every device is busy."""
@@ -273,6 +287,6 @@ class Scheduler:
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
-        self._backlog.change(entry.key, -1)
-        self._everybody.left()
-        self._buckets[entry.key].left()
+        self._backlog.change(entry.key, -entry.size)
+        self._everybody.left(entry.size)
+        self._buckets[entry.key].left(entry.size)

@@ -4,29 +4,43 @@
     push ─→ heap of class 1: …                                head(1)
     left ─→ the entry stays as an empty shell until it comes up, or until shells are the most
 
-Leaving is O(1) and joining O(log n), however many wait.
+Leaving is O(1) and joining O(log n), however many wait. An entry is what came together of one request, which spares
+each of its images all of this: many small ones in a message cost little more than one.
 """
 
 import heapq
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 # So many shells are not worth a clean-up.
 _FEW_SHELLS = 64
 
 
+class Divisible(Protocol):
+    """What the payload of an entry of several images has to be."""
+
+    def divide(self, count: int) -> tuple[Self, Self]:
+        """Return the first so many images, and the rest."""
+
+
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One image that waits.
+    """Images of one request that came together, and wait together: one, or several that may ride in one batch.
+
+    They have one deadline, so what is said of one of them holds for all. Where a batch has no room for all, it takes
+    the first ones, and the entry goes on with the rest.
 
     Attributes:
         key: which entries it may ride with.
-        payload: what is run; dropped when the entry leaves, so that its memory goes at once.
+        payload: what is run; dropped when the entry leaves, so that its memory goes at once. `Divisible`, if it is
+            of several images.
         owner: whatever its submitter needs to find his way back; not looked at here, and dropped likewise.
         deadline: when an answer is worth nothing any more.
         priority: the class, 0 first.
         arrived: when it was submitted.
+        size: how many images it is.
+        first: how many of those that it was submitted with have gone before.
         waiting: whether it is in a scheduler.
     """
 
@@ -36,7 +50,19 @@ class Entry:
     deadline: float
     priority: int = 0
     arrived: float = 0.0
+    size: int = 1
+    first: int = 0
     waiting: bool = field(default=False, init=False)
+
+    def split(self, count: int) -> "Entry":
+        """Return the first so many images as an entry of their own, and go on with the rest."""
+        payload, self.payload = self.payload.divide(count)
+        part = Entry(
+            self.key, payload, self.owner, self.deadline, self.priority, self.arrived, count, self.first
+        )
+        self.first += count
+        self.size -= count
+        return part
 
 
 class Queue:
@@ -53,11 +79,15 @@ class Queue:
     def push(self, entry: Entry, number: int) -> None:
         """Let an entry wait; numbers rise in the order of arrival."""
         heapq.heappush(self._heaps.setdefault(entry.priority, []), (entry.deadline, number, entry))
-        self.waiting += 1
+        self.waiting += entry.size
 
-    def left(self) -> None:
-        """Take note that one entry waits no longer; throw the shells away when they are the most."""
-        self.waiting -= 1
+    def took(self, count: int) -> None:
+        """Take note that so many images of an entry wait no longer, and the rest of it does."""
+        self.waiting -= count
+
+    def left(self, count: int) -> None:
+        """Take note that an entry of so many images waits no longer; throw the shells away when they are the most."""
+        self.waiting -= count
         self._shells += 1
         if self._shells > self.waiting + _FEW_SHELLS:
             for heap in self._heaps.values():

@@ -1,8 +1,12 @@
-"""What travels between decode, batch and run."""
+"""What travels between decode, batch and run: `Work` on the way in, `Rows` on the way back."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
+
+from regard_server.errors import RegardError
 
 
 class BatchKey(NamedTuple):
@@ -27,7 +31,39 @@ class BatchKey(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One image for the engine: (H, W, 3) uint8 or (3, H, W) float32, and the outputs wanted of it."""
+    """Images for the engine, and the outputs wanted of each.
 
-    picture: npt.NDArray[Any]
+    Attributes:
+        pictures: each (H, W, 3) uint8 or (3, H, W) float32, as an array or as its bytes in row-major order.
+        outputs: names.
+    """
+
+    pictures: Sequence[Any]
     outputs: tuple[str, ...]
+
+    def divide(self, count: int) -> "tuple[Work, Work]":
+        """Return the first so many images, and the rest."""
+        return self._replace(pictures=self.pictures[:count]), self._replace(pictures=self.pictures[count:])
+
+
+class Rows(NamedTuple):
+    """What a network made of the images of one `Work`.
+
+    Attributes:
+        values: the outputs asked for, by name, each (images, …).
+        broken: the errors of those that have none, by their place; whatever `values` holds there means nothing.
+    """
+
+    values: dict[str, npt.NDArray[np.float32]]
+    broken: dict[int, RegardError]
+
+
+def stack(key: BatchKey, batch: Sequence[Work]) -> npt.NDArray[Any]:
+    """Return the pictures of a batch as one array, (B, H, W, 3) uint8 or (B, 3, H, W) float32, that may be written to.
+
+    One copy of their bytes, however many they are: an array for each would cost as much as its picture does.
+    """
+    joined = bytearray().join([picture for work in batch for picture in work.pictures])
+    if key.form == "pixels":
+        return np.frombuffer(joined, np.uint8).reshape(-1, key.height, key.width, 3)
+    return np.frombuffer(joined, np.float32).reshape(-1, 3, key.height, key.width)

@@ -60,7 +60,7 @@ def main() -> None:
             done, began, cpu_began = 0, time.perf_counter(), time.process_time()
             ready = decoders.map(read, range(size))
             while time.perf_counter() - began < arguments.seconds:
-                batch = [Work(picture, ("embedding",)) for picture in ready]
+                batch = [Work([picture], ("embedding",)) for picture in ready]
                 ready = decoders.map(read, range(size))  # decoded while the batch runs
                 engine.run(key, batch)
                 done += size

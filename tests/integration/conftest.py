@@ -100,7 +100,7 @@ class Gate:
         self._signal.notify()
 
     def pass_through(self, key, batch):
-        self.batches.append(len(batch))
+        self.batches.append(sum(len(work.pictures) for work in batch))
         self._signal.notify()
         self._signal.wait_for(lambda: not self._held or self._steps, lambda: "the gate to open")
         self._steps = max(0, self._steps - 1)

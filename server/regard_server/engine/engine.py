@@ -1,6 +1,6 @@
 """Run: a batch of pictures goes through a network on one device.
 
-    works ─→ stack ─→ the chosen runner, or the exact one ─→ arrays ─→ a row for everybody
+    works ─→ stack ─→ the chosen runner, or the exact one ─→ arrays ─→ everybody's rows
 
 Everything here happens in the device's one thread: it loads, warms up and runs the networks (loaded in one thread
 and run in another, a small ResNet was 1.5 times slower).
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 
 from regard_models import ModelBundle
@@ -24,12 +23,12 @@ from regard_server.engine.mode import FOLDED, Mode
 from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.options import EngineOptions
 from regard_server.engine.profile import Profile
-from regard_server.engine.rows import Rows, split
+from regard_server.engine.rows import join, split
 from regard_server.engine.runner import Runner
 from regard_server.engine.streams import Streams, streams_for
 from regard_server.engine.torch_runner import TorchRunner
-from regard_server.errors import OutOfMemoryError, RegardError
-from regard_server.work import BatchKey, Work
+from regard_server.errors import OutOfMemoryError
+from regard_server.work import BatchKey, Rows, Work, stack
 
 
 @dataclass
@@ -143,52 +142,64 @@ class Engine:
         for name, loaded in self._loaded.items():
             prepared = loaded.served.preprocessing
             key = BatchKey(name, "pixels", prepared.height, prepared.width, "pooled")
-            blank = Work(np.zeros((prepared.height, prepared.width, 3), np.uint8), ("embedding",))
+            blank = bytes(prepared.height * prepared.width * 3)
             for size in _warm_sizes(self._options.max_batch):
                 seconds = 0.0
                 for _ in range(2):
                     began = time.perf_counter()
-                    self.run(key, [blank] * size)
+                    self.run(key, [Work([blank] * size, ("embedding",))])
                     seconds = time.perf_counter() - began
                 costs.append((key, size, seconds))
             if self._options.invariant:
                 check_invariance(self.run, key, self._options.max_batch)
         return costs
 
-    def run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows | RegardError]:
-        """Return every image's outputs by name, or the error of an image that has none.
+    def run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows]:
+        """Return everybody's outputs by name, and the errors of images that have none.
 
         A batch that the device's memory does not hold is split until it does.
         """
-        if self._options.invariant and len(batch) > 1:
-            return [row for work in batch for row in self.run(key, [work])]
+        size = sum([len(work.pictures) for work in batch])
+        if self._options.invariant and size > 1:
+            return [join([(one, self.run(key, [one])[0]) for one in _singly(work)]) for work in batch]
         self._streams.peak_bytes()
         before = self._streams.allocated_bytes()
         try:
             rows = self._run(key, batch)
         except torch.OutOfMemoryError as error:
-            self._capacity.exhausted(key, len(batch))
-            if len(batch) == 1:
-                return [
-                    OutOfMemoryError(f"the image does not fit into the memory of {self._device}: {error}")
-                ]
+            self._capacity.exhausted(key, size)
+            if size == 1:
+                full = f"the image does not fit into the memory of {self._device}: {error}"
+                return [Rows({}, {0: OutOfMemoryError(full)})]
         else:
             took = self._loaded[key.model].weights_bytes + self._streams.peak_bytes() - before
             if self._options.max_model_bytes and took > self._options.max_model_bytes:
-                self._capacity.exhausted(key, len(batch))  # the next one is half as large
+                self._capacity.exhausted(key, size)  # the next one is half as large
             else:
-                self._capacity.fitted(key, len(batch))
+                self._capacity.fitted(key, size)
             return rows
-        half = len(batch) // 2
-        self._logger.warning("out of memory at a batch of %d; running %d and the rest", len(batch), half)
-        return [*self.run(key, batch[:half]), *self.run(key, batch[half:])]
+        half = size // 2
+        self._logger.warning("out of memory at a batch of %d; running %d and the rest", size, half)
+        return self._run_halves(key, batch, half)
 
-    def _run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows | RegardError]:
-        # As `np.stack`, at half of what that takes for small pictures.
-        pictures = np.concatenate([work.picture for work in batch]).reshape(-1, *batch[0].picture.shape)
+    def _run_halves(self, key: BatchKey, batch: Sequence[Work], half: int) -> list[Rows]:
+        """Run a batch in two: the first so many images, and the rest; whose images are in both gets them together."""
+        first: list[Work] = []
+        rest = list(batch)
+        while half >= len(rest[0].pictures):
+            half -= len(rest[0].pictures)
+            first.append(rest.pop(0))
+        if not half:
+            return [*self.run(key, first), *self.run(key, rest)]
+        part, rest[0] = rest[0].divide(half)
+        *before, cut = self.run(key, [*first, part])
+        other, *after = self.run(key, rest)
+        return [*before, join([(part, cut), (rest[0], other)]), *after]
+
+    def _run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows]:
         wanted = list(dict.fromkeys(name for work in batch for name in work.outputs))
         runner = self._loaded[key.model].runner_for(key, wanted)
-        return split(runner.run(key, pictures, wanted), batch)
+        return split(runner.run(key, stack(key, batch), wanted), batch)
 
     def _build(self, bundle: ModelBundle, mode: Mode) -> Runner:
         if mode.engine == "openvino":
@@ -210,6 +221,10 @@ class Engine:
             sizes=sizes,
             on_padded=partial(self._on_padded, bundle.name),
         )
+
+
+def _singly(work: Work) -> list[Work]:
+    return [Work([picture], work.outputs) for picture in work.pictures]
 
 
 def _warm_sizes(max_batch: int) -> list[int]:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from regard_server.engine.rows import Rows
-from regard_server.errors import RegardError
-from regard_server.work import BatchKey, Work
+from regard_server.work import BatchKey, Rows, Work
 
 _PICTURES = 4
 
@@ -20,7 +18,7 @@ class InvarianceError(RuntimeError):
 
 
 def check_invariance(
-    run: Callable[[BatchKey, Sequence[Work]], list[Rows | RegardError]], key: BatchKey, max_batch: int
+    run: Callable[[BatchKey, Sequence[Work]], list[Rows]], key: BatchKey, max_batch: int
 ) -> None:
     """Run different pictures alone and among others, at every place of a batch.
 
@@ -29,7 +27,7 @@ def check_invariance(
     """
     chance = np.random.default_rng(0)
     works = [
-        Work(chance.integers(0, 256, (key.height, key.width, 3), np.uint8), ("embedding",))
+        Work([chance.integers(0, 256, (key.height, key.width, 3), np.uint8)], ("embedding",))
         for _ in range(min(max_batch, _PICTURES))
     ]
     alone = [_bits(run(key, [work])[0]) for work in works]
@@ -39,5 +37,5 @@ def check_invariance(
             raise InvarianceError(f"model {key.model!r} does not give the same bits in every batch here")
 
 
-def _bits(row: Rows | RegardError) -> bytes:
-    return row["embedding"].tobytes() if isinstance(row, dict) else repr(row).encode()
+def _bits(rows: Rows) -> bytes:
+    return repr(rows.broken).encode() if rows.broken else rows.values["embedding"].tobytes()

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -145,10 +145,10 @@ class Looker:
         )
 
     def _picture(self, data: bytes, model: ServedModel, seen: list[npt.NDArray[np.uint8]]) -> Picture:
-        def read() -> npt.NDArray[Any]:
+        def read() -> list[npt.NDArray[np.uint8]]:
             pixels = decode(data, self._limits, model.preprocessing)
             seen.append(pixels)
-            return pixels
+            return [pixels]
 
         return Picture(read, len(data), "pixels", model.preprocessing.height, model.preprocessing.width)
 

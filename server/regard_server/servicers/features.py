@@ -24,13 +24,8 @@ from regard_server.images import JpegReader
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
-from regard_server.servicers.replies import (
-    add_result,
-    encoder,
-    to_error_response,
-    to_model,
-    to_unloaded_model,
-)
+from regard_server.servicers.encode import encode
+from regard_server.servicers.replies import to_error_response, to_model, to_unloaded_model
 from regard_server.servicers.requests import RequestLimits, answer_by, to_request
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
@@ -51,6 +46,7 @@ class FeatureServicer(FeatureServiceServicer):
         logger: where a bug in one request of a stream is logged.
         identify: says who calls, where callers have limits of their own.
         jpeg_reader: reads JPEGs first, if not the host does.
+        gather: whether small pictures that need no reading go their way together.
     """
 
     def __init__(
@@ -67,8 +63,10 @@ class FeatureServicer(FeatureServiceServicer):
         logger: logging.Logger,
         identify: Callable[[Context], str] = lambda _: "",
         jpeg_reader: JpegReader | None = None,
+        gather: bool = False,
     ) -> None:
         self._jpeg_reader = jpeg_reader
+        self._gather = gather
         self._identify = identify
         self._pipeline = pipeline
         self._catalog = catalog
@@ -80,8 +78,8 @@ class FeatureServicer(FeatureServiceServicer):
         self._clock = clock
         self._logger = logger
 
-    async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
-        """Answer one request; an error of the whole request is raised."""
+    async def Extract(self, request: pb.ExtractRequest, context: Context) -> bytes:  # type: ignore[override]
+        """Answer one request, with a message that is serialized already; an error of the whole request is raised."""
         remaining_s = _remaining_s(context)
         timeout_s = self._default_timeout_s if math.isinf(remaining_s) else remaining_s
         return await self._extract(request, timeout_s, client=self._identify(context))
@@ -99,7 +97,7 @@ class FeatureServicer(FeatureServiceServicer):
             response = await self._answer(request, in_flight, context)
             async with writing:
                 with suppress(grpc.aio.InternalError):  # the caller left; gRPC is about to cancel this call
-                    await context.write(response)
+                    await context.write(response)  # type: ignore[arg-type]  # its serializer takes both
             window.release()
 
         async def read(group: asyncio.TaskGroup) -> None:
@@ -135,7 +133,7 @@ class FeatureServicer(FeatureServiceServicer):
 
     async def _answer(
         self, message: pb.ExtractRequest, in_flight: set[str], context: Context
-    ) -> pb.ExtractResponse:
+    ) -> pb.ExtractResponse | bytes:
         """Answer one request of a stream; an error of the whole request is in the response."""
         begin_request((), message.request_id)  # in this request's own task
         try:
@@ -151,7 +149,7 @@ class FeatureServicer(FeatureServiceServicer):
 
     async def _extract(
         self, message: pb.ExtractRequest, timeout_s: float, *, client: str, patient: bool = False
-    ) -> pb.ExtractResponse:
+    ) -> bytes:
         arrived = self._clock()
         request, fingerprint = to_request(
             message,
@@ -162,17 +160,17 @@ class FeatureServicer(FeatureServiceServicer):
             patient=patient,
             client=client,
             jpeg_reader=self._jpeg_reader,
+            gather=self._gather,
         )
         results = await self._pipeline.extract(request)
-        response = pb.ExtractResponse(
+        head = pb.ExtractResponse(
             request_id=message.request_id or current_request_id(),
             model=request.model.name,
             fingerprint=fingerprint,
         )
-        encode = encoder(message)
-        sent = sum([add_result(response, result, request, encode) for result in results])
+        reply, sent = encode(head, results, request, message)
         self._metrics.sent_bytes.inc(sent)
-        return response
+        return reply
 
     def _describe(self, name: str) -> pb.Model:
         state = self._catalog.states[name]

@@ -48,8 +48,11 @@ def check_reply_size(
     """
     if _is_small(model, pictures, outputs, max_bytes):
         return
-    encoded = computed = _AROUND_IMAGE * len(pictures)
-    for (height, width), count in Counter((each.height, each.width) for each in pictures).items():
+    count_of: Counter[tuple[int, int]] = Counter()
+    for each in pictures:
+        count_of[each.height, each.width] += each.images
+    encoded = computed = _AROUND_IMAGE * count_of.total()
+    for (height, width), count in count_of.items():
         for output in outputs:
             sent, made = _bytes_of(model.outputs[output], message, model, height, width)
             encoded += count * (sent + _AROUND_OUTPUT)
@@ -58,9 +61,9 @@ def check_reply_size(
         return
     before = f", and {computed / MIB:.1f} MiB of float32 before" if computed > encoded else ""
     raise ReplyTooLargeError(
-        f"the reply would hold {encoded / MIB:.1f} MiB of {', '.join(outputs)} for {len(pictures)} images{before}; at "
-        f"most {max_bytes / MIB:.1f} MiB are sent and {MOST_TIMES_COMPUTED} times that computed at once. Ask for fewer "
-        "images or outputs at a time, a smaller encoding, or attention reduced"
+        f"the reply would hold {encoded / MIB:.1f} MiB of {', '.join(outputs)} for {count_of.total()} images{before}; "
+        f"at most {max_bytes / MIB:.1f} MiB are sent and {MOST_TIMES_COMPUTED} times that computed at once. Ask for "
+        "fewer images or outputs at a time, a smaller encoding, or attention reduced"
     )
 
 
@@ -70,7 +73,8 @@ def _is_small(
     """Tell quickly what is true of nearly every request: at the model's own size, even in float32, it is far below."""
     height, width = model.preprocessing.height, model.preprocessing.width
     one = sum([4 * math.prod(model.outputs[output].shape) + _AROUND_OUTPUT for output in outputs])
-    return len(pictures) * (one + _AROUND_IMAGE) <= max_bytes and all(
+    count = sum([each.images for each in pictures])
+    return count * (one + _AROUND_IMAGE) <= max_bytes and all(
         each.height == height and each.width == width for each in pictures
     )
 

@@ -56,9 +56,23 @@ async def test_what_is_there_when_time_is_over_is_not_lost_with_what_is_missing(
     """Of a request that was met in part, that part is answered, and the rest is late."""
     answers = Answers(3, asyncio.get_running_loop())
     answers.give(1, result(1))
-    answers.expire(lambda: result("late"))
+    answers.expire(lambda _: result("late"))
     assert not answers.complete
     assert [each.outcome["embedding"] for each in await answers.all()] == ["late", 1, "late"]
+
+
+@pytest.mark.parametrize("parts", [[(0, 2)], [(1, 1), (4, 2)], [(3, 1)], [(0, 3), (5, 1)]])
+async def test_pictures_that_were_gathered_are_late_together(parts):
+    """What is missing between the parts that have come is filled, and what comes later changes nothing."""
+    answers = Answers(6, asyncio.get_running_loop())
+    there = {place for index, images in parts for place in range(index, index + images)}
+    for index, images in parts:
+        answers.give(index, Result({"embedding": "there"}, Timings(), images))
+    answers.expire(lambda images: Result({"embedding": "late"}, Timings(), images))
+    for place in set(range(6)) - there:
+        answers.give(place, Result({"embedding": "later"}, Timings()))
+    found = [each.outcome["embedding"] for each in await answers.all() for _ in range(each.images)]
+    assert found == ["there" if place in there else "late" for place in range(6)]
 
 
 @pytest.mark.parametrize("lost", [(), (1,)])
@@ -67,7 +81,7 @@ async def test_where_nothing_is_there_when_time_is_over_the_request_is_late(lost
     answers = Answers(2, asyncio.get_running_loop())
     for index in lost:
         answers.lose(index, result("lost"), TimeoutError())
-    answers.expire(lambda: result("late"))
+    answers.expire(lambda _: result("late"))
     with pytest.raises(TimeoutError):
         await answers.all()
 
@@ -76,7 +90,7 @@ async def test_time_that_is_over_after_the_last_answer_changes_nothing():
     """The first end counts."""
     answers = Answers(1, asyncio.get_running_loop())
     answers.give(0, result(0))
-    answers.expire(lambda: result("late"))
+    answers.expire(lambda _: result("late"))
     assert [each.outcome["embedding"] for each in await answers.all()] == [0]
 
 

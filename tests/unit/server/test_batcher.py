@@ -3,6 +3,7 @@
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,32 @@ def test_no_batch_is_larger_than_the_limit(batcher, device):
     device.permit(3)
     wait([each.owner for each in others], PATIENCE_S)
     assert [len(payloads) for _, payloads in device.batches] == [1, 4, 2]
+
+
+@pytest.mark.usefixtures("serving")
+def test_images_that_came_together_are_answered_in_as_many_parts_as_they_rode_in(batcher, device):
+    """Each outcome says which of them it is about, and batches count images."""
+
+    class Numbers(list):
+        def divide(self, count):
+            return Numbers(self[:count]), Numbers(self[count:])
+
+        def __mul__(self, by):
+            return [number * by for number in self]
+
+    submit(batcher, 0)
+    device.wait_until_busy()
+    answers = []
+    owner = SimpleNamespace(set_result=answers.append)
+    batcher.submit([Entry("key", Numbers(range(6)), owner, NEVER, arrived=100.0, size=6)])
+    assert batcher.waiting == 6
+    last = submit(batcher, 7)
+    device.permit(3)
+    assert outcome(last).batch_size == 3
+    assert [(each.first, each.size, each.value, each.batch_size) for each in answers] == [
+        (0, 4, [0, 2, 4, 6], 4),
+        (4, 2, [8, 10], 3),
+    ]
 
 
 @pytest.mark.usefixtures("serving")

@@ -30,7 +30,7 @@ def metrics():
     )
     health.watch("m", "f", 8)
     for row in np.random.default_rng(0).normal(size=(16, 8)):
-        health.offer("m", {"embedding": row})
+        health.offer("m", {"embedding": row[None]})
     metrics = Metrics(health)
     metrics.expect(models=["m"], methods=["Extract"])
     metrics.watch(

@@ -41,7 +41,7 @@ class Reading:
                 int("no number")
             except ValueError as cause:
                 raise self.error("no picture") from cause
-        return np.zeros((4, 4, 3), np.uint8)
+        return [np.zeros((4, 4, 3), np.uint8)]
 
 
 class Served:

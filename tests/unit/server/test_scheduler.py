@@ -35,8 +35,21 @@ def known_costs(*sizes_and_seconds):
     return costs
 
 
-def entry(deadline=10.0, *, key="small", priority=0, payload="pixels"):
-    return Entry(key=key, payload=payload, owner=None, deadline=deadline, priority=priority)
+class Pictures(tuple):
+    """The payload of an entry of several images."""
+
+    __slots__ = ()
+
+    def divide(self, count):
+        return Pictures(self[:count]), Pictures(self[count:])
+
+
+def entry(deadline=10.0, *, key="small", priority=0, payload="pixels", size=1):
+    return Entry(key=key, payload=payload, owner=None, deadline=deadline, priority=priority, size=size)
+
+
+def several(*pictures, **given):
+    return entry(payload=Pictures(pictures), size=len(pictures), **given)
 
 
 def test_an_empty_scheduler_forms_no_batch(scheduler):
@@ -85,6 +98,54 @@ def test_a_batch_holds_no_more_than_the_limit(scheduler):
         scheduler.add(entry(float(number + 1)), 0.0)
     assert [len(scheduler.decide(0.0).entries) for _ in range(2)] == [LIMIT, 1]
     assert scheduler.decide(0.0) is None
+
+
+def test_an_entry_of_several_images_fills_up_one_batch_and_goes_on_in_the_next(scheduler):
+    """Where there is no room for all of them, the first ones ride, and the rest keeps its place in the order."""
+    scheduler.add(entry(1.0), 0.0)
+    scheduler.add(several("a", "b", "c", deadline=2.0), 0.0)
+    scheduler.add(entry(3.0, payload="last"), 0.0)
+    assert len(scheduler) == 5
+    first, second = scheduler.decide(0.0), scheduler.decide(0.0)
+    assert (first.size, second.size) == (3, 2)
+    assert [(each.payload, each.first, each.size) for each in first.entries[1:]] == [(("a", "b"), 0, 2)]
+    assert [(each.payload, each.first, each.size) for each in second.entries] == [
+        (("c",), 2, 1),
+        ("last", 0, 1),
+    ]
+    assert scheduler.decide(0.0) is None
+
+
+def test_who_leaves_takes_along_what_waits_of_his_images(scheduler):
+    """What is running of an entry goes on, the rest is gone, and so is its part of the backlog."""
+    left = several(*range(5))
+    scheduler.add(left, 0.0)
+    running = scheduler.decide(0.0)
+    assert scheduler.discard(left)
+    assert (running.entries[0].payload, left.payload) == ((0, 1, 2), None)
+    assert len(scheduler) == 0
+    assert not scheduler._backlog
+    assert scheduler.decide(0.0) is None
+
+
+def test_of_several_images_as_many_are_dropped_as_are_too_many():
+    """Where a deadline leaves time for some of an entry's images, those ride, and the others are late."""
+    scheduler = make_scheduler(lambda _key: 8, costs=known_costs((1, 1.0), (8, 2.0)))
+    scheduler._patience = 0.0  # no batch may be cut short for its first one's sake
+    scheduler.add(several(*range(8), deadline=1.2), 0.0)
+    batch = scheduler.decide(0.0)
+    assert [each.payload for each in batch.entries] == [(6, 7)]
+    assert [image for late in batch.late for image in late.payload] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("promised", "size"), [(5, 3), (3, 3), (2, 3)])
+def test_an_entry_redeems_a_promise_for_each_of_its_images(scheduler, promised, size):
+    """What was promised is neither counted twice nor forgotten."""
+    scheduler.reserve("small", promised, ready=0.0, deadline=10.0, now=0.0)
+    scheduler.add(several(*range(size)), 0.0)
+    assert scheduler._backlog.count("small") == max(promised, size)
+    scheduler.release("small", max(0, promised - size))
+    assert scheduler._backlog.count("small") == size
 
 
 def test_the_limit_may_differ_by_key():
@@ -345,7 +406,7 @@ def test_closing_flushes_a_hold():
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The scheduler beside a plain list, under any order of arrivals, departures and batches."""
+    """The scheduler beside a plain list of images, under any order of arrivals, departures and batches."""
 
     entries = Bundle("entries")
 
@@ -354,25 +415,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = make_scheduler()
         self.batches = 0
         self.now = 0.0
-        self.waiting = []  # in the order of arrival
+        self.waiting = []  # (entry, its deadline, the image's number in it), in the order of arrival
 
     @rule(
         target=entries,
         key=st.sampled_from(KEYS),
         delay=st.integers(0, 5),
         priority=st.integers(0, 1),
+        size=st.integers(1, 2 * LIMIT),
     )
-    def add(self, key, delay, priority):
-        added = entry(self.now + delay, key=key, priority=priority)
+    def add(self, key, delay, priority, size):
+        added = several(*range(size), deadline=self.now + delay, key=key, priority=priority)
+        images = [(added, number) for number in range(size)]
+        self.waiting += images
+        # An image is known by its entry, wherever a part of that goes.
+        added.payload = Pictures(images)
         self.scheduler.add(added, self.now)
-        self.waiting.append(added)
         return added
 
     @rule(left=consumes(entries))
     def discard(self, left):
-        assert self.scheduler.discard(left) == (left in self.waiting)
-        if left in self.waiting:
-            self.waiting.remove(left)
+        assert self.scheduler.discard(left) == any(each is left for each, _ in self.waiting)
+        self.waiting = [image for image in self.waiting if image[0] is not left]
 
     @rule(seconds=st.integers(0, 3))
     def wait(self, seconds):
@@ -387,23 +451,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         least_urgent_first = self.batches % FAIR_SHARE == FAIR_SHARE - 1
         sign = -1 if least_urgent_first else 1
         ranked = sorted(
-            self.waiting, key=lambda each: (sign * each.priority, each.deadline)
+            self.waiting, key=lambda image: (sign * image[0].priority, image[0].deadline)
         )  # stable: then arrival
-        of_key = [each for each in ranked if each.key == ranked[0].key]
-        assert batch.key == ranked[0].key
-        alive = [each for each in of_key if each.deadline > self.now]
-        assert batch.entries == alive[:LIMIT]
+        key = ranked[0][0].key
+        alive = [image for image in ranked if image[0].key == key and image[0].deadline > self.now]
+        taken = [image for each in batch.entries for image in each.payload]
+        late = [image for each in batch.late for image in each.payload]
+        assert (batch.key, batch.size, taken) == (key, len(taken), alive[:LIMIT])
         assert all(each.deadline <= self.now for each in batch.late)
+        assert all(
+            [number for _, number in each.payload] == list(range(each.first, each.first + each.size))
+            for each in (*batch.entries, *batch.late)
+        )
         self.batches += bool(batch.entries)
-        taken = [*batch.late, *batch.entries]
-        assert len({id(each) for each in taken}) == len(taken)
-        for each in taken:
-            self.waiting.remove(each)  # fails for whoever is answered twice, or was never there
+        for image in (*late, *taken):
+            self.waiting.remove(image)  # fails for whoever is answered twice, or was never there
 
     @invariant()
     def nobody_is_lost(self):
         assert len(self.scheduler) == len(self.waiting)
-        assert all(each.waiting for each in self.waiting)
+        assert all(each.waiting for each, _ in self.waiting)
 
     def teardown(self):
         while self.waiting:

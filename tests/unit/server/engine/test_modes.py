@@ -40,7 +40,8 @@ def pictures(count):
 
 
 def vectors(engine, batch, key=PIXELS, outputs=("embedding",)):
-    return np.stack([row[outputs[0]] for row in engine.run(key, [Work(each, outputs) for each in batch])])
+    (rows,) = engine.run(key, [Work(batch, outputs)])
+    return rows.values[outputs[0]]
 
 
 def test_openvino_is_among_the_candidates():
@@ -72,11 +73,11 @@ def test_every_mechanism_has_a_free_batch_axis(tmp_path, name):
     engine, served = make(bundle, engine="openvino", dtype="float32")
     key = BatchKey(served.name, "pixels", 64, 64, "pooled")
     works = [
-        Work(np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8), ("embedding",))
+        Work([np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)], ("embedding",))
         for number in range(5)
     ]
-    together = np.stack([row["embedding"] for row in engine.run(key, works)])
-    alone = np.stack([engine.run(key, [work])[0]["embedding"] for work in works])
+    together = np.concatenate([rows.values["embedding"] for rows in engine.run(key, works)])
+    alone = np.concatenate([engine.run(key, [work])[0].values["embedding"] for work in works])
     np.testing.assert_allclose(together, alone, atol=1e-3 * alone.std())
 
 
@@ -346,8 +347,10 @@ def test_invariance_that_does_not_hold_is_found_at_start(bundle, monkeypatch):
     calls = iter(range(1000))
 
     def drifting(key, batch):
-        rows = plain(key, batch)
-        return [{"embedding": row["embedding"] + np.float32(next(calls))} for row in rows]
+        return [
+            rows._replace(values={"embedding": rows.values["embedding"] + np.float32(next(calls))})
+            for rows in plain(key, batch)
+        ]
 
     monkeypatch.setattr(engine, "_run", drifting)
     with pytest.raises(InvarianceError, match="does not give the same bits"):

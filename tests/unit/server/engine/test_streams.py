@@ -92,7 +92,7 @@ def test_the_next_batch_is_uploaded_while_one_computes(streams):
     )
     pictures = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
     for number, picture in enumerate(pictures):
-        batcher.submit([Entry(PIXELS, Work(picture, ("embedding",)), number, float("inf"))])
+        batcher.submit([Entry(PIXELS, Work([picture], ("embedding",)), number, float("inf"))])
     with ThreadPoolExecutor(engine.lanes) as lanes:
         served = [lanes.submit(batcher.serve, engine.run) for _ in range(engine.lanes)]
         for _ in range(2):
@@ -107,9 +107,9 @@ def test_the_next_batch_is_uploaded_while_one_computes(streams):
     plain = Engine(EngineOptions(threads=1, max_batch=8), logging.getLogger("engine"))
     streams.finish.release(100)
     plain.load(bundle)
-    expected = plain.run(PIXELS, [Work(picture, ("embedding",)) for picture in pictures])
-    for number, row in enumerate(expected):
-        np.testing.assert_allclose(answers[number]["embedding"], row["embedding"], atol=1e-5)
+    expected = plain.run(PIXELS, [Work([picture], ("embedding",)) for picture in pictures])
+    for number, rows in enumerate(expected):
+        np.testing.assert_allclose(answers[number].values["embedding"], rows.values["embedding"], atol=1e-5)
 
 
 def test_the_cpu_has_one_lane():
@@ -146,7 +146,7 @@ def test_a_model_keeps_to_its_share_of_the_memory(monkeypatch):
     capacity = BatchCapacity(16)
     engine = Engine(options, logging.getLogger("engine"), capacity)
     engine.load(load_bundle("resnet_tiny"))
-    work = Work(np.zeros((32, 32, 3), np.uint8), ("embedding",))
+    work = Work([np.zeros((32, 32, 3), np.uint8)], ("embedding",))
     while (size := capacity(PIXELS)) > 5:
         assert len(engine.run(PIXELS, [work] * size)) == size
     assert size == 4

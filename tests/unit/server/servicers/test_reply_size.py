@@ -11,7 +11,7 @@ from regard_models import load_bundle
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.errors import ReplyTooLargeError
 from regard_server.request import Picture, Request, Result, Timings
-from regard_server.servicers.replies import add_result, encoder
+from regard_server.servicers.encode import encode
 from regard_server.servicers.reply_size import check_reply_size
 
 
@@ -44,7 +44,7 @@ def test_the_prediction_is_what_is_sent(name, size):
     model = served(bundle)
     with torch.inference_mode():
         found = bundle.model.extract(torch.zeros(1, 3, *size), list(model.outputs))
-    arrays = {name: values[0].numpy() for name, values in found.items()}
+    arrays = {name: values.numpy() for name, values in found.items()}
     exact = size == (224, 224)
     for output, encoding, reduction in itertools.product(
         model.outputs, ("FLOAT32", "FLOAT16", "INT8"), pb.AttentionReduction.values()
@@ -53,9 +53,7 @@ def test_the_prediction_is_what_is_sent(name, size):
             encoding=pb.Encoding.Value(f"ENCODING_{encoding}"), attention_reduction=reduction
         )
         request = Request(model, [], (output,), arrived=0, deadline=1, priority=0)
-        response = pb.ExtractResponse()
-        add_result(response, Result(arrays, Timings()), request, encoder(message))
-        sent = response.results[0].ByteSize()
+        sent = len(encode(pb.ExtractResponse(), [Result(arrays, Timings())], request, message)[0])
         least = predicted(message, model, [picture(*size)], (output,))
         computed = arrays[output].nbytes / 4
         assert max(sent, computed) <= least + 64, output

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from regard_server.errors import (
     UnknownOutputError,
 )
 from regard_server.images import ImageLimits
+from regard_server.servicers import requests
 from regard_server.servicers.requests import RequestLimits, answer_by, to_request
 
 LIMITS = RequestLimits(
@@ -61,7 +63,7 @@ def translate(catalog):
 @pytest.fixture
 def read(translate):
     """Read the only picture of a request."""
-    return lambda image: translate(images=[image]).pictures[0].read()
+    return lambda image: translate(images=[image]).pictures[0].read()[0]
 
 
 def test_jpegs_go_to_the_reader_that_is_given_first(catalog):
@@ -74,8 +76,8 @@ def test_jpegs_go_to_the_reader_that_is_given_first(catalog):
     request, _ = to_request(
         message, catalog, LIMITS, arrived=1.0, deadline=2.0, jpeg_reader=lambda *_: answers.pop(0)
     )
-    assert request.pictures[0].read() is given
-    assert request.pictures[0].read().tolist() != given.tolist()
+    assert request.pictures[0].read()[0] is given
+    assert request.pictures[0].read()[0].tolist() != given.tolist()
     assert not answers
 
 
@@ -166,9 +168,43 @@ def test_what_a_caller_sent_is_quoted_in_short(translate):
 def test_a_bad_picture_is_found_when_it_is_read_not_before(translate):
     """Translation looks at no picture, so that a bad one fails alone."""
     good, bad = translate(images=[RAW, pb.Image(encoded=b"text")]).pictures
-    assert good.read().shape == (4, 4, 3)
+    assert good.read()[0].shape == (4, 4, 3)
     with pytest.raises(UnknownFormatError):
         bad.read()
+
+
+@pytest.mark.parametrize("most", [2, 3, 100])
+def test_neighbours_that_are_ready_for_the_network_go_their_way_together(catalog, monkeypatch, most):
+    """Pictures of the network's own size are gathered, in order and up to a limit; others stay by themselves."""
+    monkeypatch.setattr(requests, "_GATHERED_BYTES", 48 * most)
+    ready = [pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes([number]) * 48)) for number in range(5)]
+    others = [
+        pb.Image(raw=pb.RawImage(height=5, width=4, data=bytes(60))),
+        pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes(47))),
+        pb.Image(encoded=b"text"),
+        pb.Image(),
+    ]
+    images = [*ready, others[0], ready[0], others[1], *ready[:2], *others[2:], ready[0]]
+    limits = replace(LIMITS, max_images=len(images))
+    message = pb.ExtractRequest(images=images)
+    request, _ = to_request(message, catalog, limits, arrived=1.0, deadline=2.0, gather=True)
+    sizes = [min(most, 5 - start) for start in range(0, 5, most)]
+    assert [each.images for each in request.pictures] == [*sizes, 1, 1, 1, 2, 1, 1, 1]
+    assert request.images == len(images)
+    gathered = [*request.pictures[: len(sizes)], request.pictures[len(sizes) + 3]]
+    assert all(each.quick and each.size_bytes == 48 * each.images for each in gathered)
+    assert [bytes(one) for each in gathered for one in each.read()] == [
+        image.raw.data for image in (*ready, *ready[:2])
+    ]
+
+
+@pytest.mark.parametrize("largest", [15, 16])
+def test_pictures_are_not_gathered_past_the_limit_on_pixels(catalog, largest):
+    """A limit below the network's own size is each picture's to be refused by."""
+    limits = replace(LIMITS, image=ImageLimits(max_bytes=1000, max_pixels=largest))
+    message = pb.ExtractRequest(images=[RAW, RAW])
+    request, _ = to_request(message, catalog, limits, arrived=1.0, deadline=2.0, gather=True)
+    assert [each.images for each in request.pictures] == ([2] if largest == 16 else [1, 1])
 
 
 def test_a_tensor_is_given_as_it_is(read):

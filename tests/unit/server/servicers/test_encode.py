@@ -1,10 +1,12 @@
-"""The pipeline's results into regard.v1 messages."""
+"""The pipeline's results into the bytes of a reply."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from served_models import TINY
 
 from regard_models import OutputInfo, load_bundle
@@ -12,7 +14,8 @@ from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.errors import UndecodableImageError
 from regard_server.request import Request, Result, Timings
-from regard_server.servicers.replies import add_result, encoder
+from regard_server.servicers.encode import encode as encode_reply
+from regard_server.servicers.status import to_status
 
 VALUES = np.random.default_rng(0).standard_normal(37, np.float32)
 OUTPUTS = {
@@ -23,14 +26,22 @@ OUTPUTS = {
 
 def encode(values, output="embedding", outputs=OUTPUTS, **options):
     """Encode one output, and return its tensor."""
-    model = replace(TINY, outputs=outputs)
-    request = Request(model, [], (output,), arrived=0.0, deadline=1.0, priority=0)
-    response = pb.ExtractResponse()
-    encode = encoder(pb.ExtractRequest(**options))
-    size = add_result(response, Result({output: values}, Timings()), request, encode)
+    response = reply([Result({output: values[None]}, Timings())], (output,), outputs, **options)
     (encoded,) = response.results[0].features.outputs
-    assert (encoded.name, len(encoded.tensor.data)) == (output, size)
+    assert encoded.name == output
     return encoded.tensor
+
+
+def reply(results, names=("embedding",), outputs=OUTPUTS, **options):
+    """Encode results, and read the reply as whoever gets it does."""
+    request = Request(replace(TINY, outputs=outputs), [], names, arrived=0.0, deadline=1.0, priority=0)
+    head = pb.ExtractResponse(request_id="7", model="tiny", fingerprint="f")
+    encoded, sent = encode_reply(head, results, request, pb.ExtractRequest(**options))
+    response = pb.ExtractResponse.FromString(encoded)
+    assert (response.request_id, response.model, response.fingerprint) == ("7", "tiny", "f")
+    outputs = [output for result in response.results for output in result.features.outputs]
+    assert sent == sum(len(output.tensor.data) for output in outputs)
+    return response
 
 
 @pytest.mark.parametrize(
@@ -111,10 +122,65 @@ def test_attention_without_queries_is_left_as_it_is():
 def test_an_error_of_one_picture_is_a_status_with_its_timings():
     """Whoever failed is told why, by code and reason, and where the time went."""
     result = Result(UndecodableImageError("it is broken"), Timings(decode_s=0.25, total_s=0.5))
-    response = pb.ExtractResponse()
-    request = Request(TINY, [], ("embedding",), arrived=0.0, deadline=1.0, priority=0)
-    assert add_result(response, result, request, encoder(pb.ExtractRequest())) == 0
-    (encoded,) = response.results
+    (encoded,) = reply([result]).results
     assert encoded.WhichOneof("outcome") == "error"
     assert (encoded.error.code, encoded.error.message) == (3, "it is broken")
     assert (encoded.timings.decode_ms, encoded.timings.total_ms, encoded.timings.batch_size) == (250, 500, 0)
+
+
+def written_one_by_one(results, names, dtype):
+    """What protobuf makes of the same results, message by message."""
+    response = pb.ExtractResponse(request_id="7", model="tiny", fingerprint="f")
+    for result in results:
+        for place in range(result.images):
+            message = response.results.add()
+            for field, seconds in zip(
+                ("decode", "queue", "compute", "total"), result.timings[:4], strict=True
+            ):
+                setattr(message.timings, f"{field}_ms", seconds * 1000)
+            message.timings.batch_size = result.timings.batch_size
+            if error := result.broken.get(place):
+                message.error.CopyFrom(to_status(error))
+                continue
+            for name in names:
+                tensor = tensors.from_array(result.outcome[name][place], dtype)
+                message.features.outputs.add(name=name, tensor=tensor)
+    return response
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    names=st.sampled_from([("embedding",), ("embedding", "logits")]),
+    encoding=st.sampled_from(pb.Encoding.values()),
+    broken=st.sets(st.integers(0, 4)),
+    length=st.sampled_from([0, 1, 31, 32, 5000]),
+)
+def test_a_reply_is_what_protobuf_would_write(sizes, names, encoding, broken, length):
+    """However many images a result is of, and whichever of them failed, every field is where a reader looks for it."""
+    chance = np.random.default_rng(length)
+    results = [
+        Result(
+            {name: chance.standard_normal((size, length), np.float32) for name in names},
+            Timings(*chance.random(4).tolist(), batch_size=size),
+            size,
+            {place: UndecodableImageError(f"{place} is broken") for place in broken if place < size},
+        )
+        for size in sizes
+    ]
+    expected = written_one_by_one(results, names, tensors.ENCODING_TYPES[encoding])
+    assert reply(results, names, encoding=encoding) == expected
+
+
+def test_an_error_of_pictures_that_came_together_is_told_of_each():
+    """Whoever was gathered with others gets his own status."""
+    response = reply([Result(UndecodableImageError("it is broken"), Timings(), 3)])
+    assert [each.error.message for each in response.results] == ["it is broken"] * 3
+
+
+def test_every_row_of_a_batch_gets_its_own_length():
+    """Embeddings that are scaled together have the bits that each would have alone."""
+    rows = np.random.default_rng(0).standard_normal((5, 37), np.float32)
+    rows[2] = 0
+    together = reply([Result({"embedding": rows}, Timings(), 5)], l2_normalize=True)
+    alone = [reply([Result({"embedding": row[None]}, Timings())], l2_normalize=True) for row in rows]
+    assert list(together.results) == [each.results[0] for each in alone]
