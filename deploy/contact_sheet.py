@@ -7,22 +7,20 @@ weights; no model was trained on any of the samples. Everything goes through a s
 """
 
 import argparse
-import io
 from pathlib import Path
-from random import Random
 
 import numpy as np
-from demo import running_server
+from demo import directions, running_server, varied
 from PIL import Image, ImageDraw
 
 from regard_client import Client
 from regard_client.overlay import overlay, spatial_attention
 from regard_models import DEFAULT_MODEL
 from regard_models.samples import sample_photographs
-from regard_training.crops import QUERY, vary
 from regard_training.held_out import square
 
 QUERIES = ("chelsea", "china", "coffee", "flower", "gravel")
+"""The photographs that are varied."""
 LOOKING = ("ea_mini", "mhsa_mini", "da_mini")
 NEAREST = 3
 SIDE, GAP, LINE = 144, 6, 18
@@ -40,7 +38,7 @@ def main() -> None:
     names = list(dict.fromkeys((DEFAULT_MODEL, *LOOKING)))
     photographs = sample_photographs()
     with running_server("--models", ",".join(names)) as address, Client(address) as client:
-        gallery = _unit(np.stack(list(client.extract_many(photographs, model=DEFAULT_MODEL))))
+        gallery = directions(client.extract_many(photographs, model=DEFAULT_MODEL))
         rows = [
             _row(client, next(path for path in photographs if path.stem == name), photographs, gallery)
             for name in QUERIES
@@ -53,10 +51,8 @@ def _row(
     client: Client, path: Path, photographs: list[Path], gallery: np.ndarray
 ) -> list[tuple[Image.Image, str]]:
     """Return the cells of one row: a picture and the words under it."""
-    query = vary(square(path), QUERY, Random(path.stem), 224)  # noqa: S311 - no secret
-    encoded = io.BytesIO()
-    query.save(encoded, "PNG")
-    vector = _unit(np.asarray(client.extract(encoded.getvalue(), model=DEFAULT_MODEL))[None])[0]
+    query = varied(path)
+    (vector,) = directions([client.extract(query, model=DEFAULT_MODEL)])
     similar = gallery @ vector
     cells = [(query, path.stem)]
     cells += [
@@ -69,10 +65,6 @@ def _row(
         attention = client.result(path, model=name, outputs=[wanted]).outputs[wanted]
         cells.append((overlay(path, attention, model.preprocessing), ""))
     return cells
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _drawn(columns: list[str], rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
