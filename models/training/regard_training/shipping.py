@@ -13,7 +13,6 @@ from regard_models import save_bundle
 from regard_models.bundle import SHIPPED
 from regard_models.preprocessing import Preprocessing
 from regard_training import sources
-from regard_training.student import Recipe, Student
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from regard_models.backbones import ResNet
     from regard_training.evaluate import Figures
+    from regard_training.student import Student
 
 LICENCE = "Apache-2.0"
 
@@ -43,7 +43,10 @@ def rounded(student: Student) -> ResNet:
 def ship(
     student: Student, figures: Figures, folder: Path = SHIPPED, *, before: Mapping[str, float] | None = None
 ) -> Path:
-    """Write one student's file and return its path; `before` is what else its recipe was, trunk and pool."""
+    """Write one student's file and return its path; `before` is what else its recipe was, trunk and pool.
+
+    The recipe is this training's; those before it, where it began with shipped weights, stand in the history.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{student.name}.safetensors"
     side = student.recipe.input_side
@@ -54,22 +57,29 @@ def ship(
         source="models/training of this repository",
         trained=True,
         half=True,
-        details=details(student.recipe, student.step, figures, before or {}),
+        details=details(student, figures, before or {}),
     )
     path.chmod(0o644)  # as any file of a package; they are written for their owner alone
     return path
 
 
-def details(recipe: Recipe, steps: int, figures: Figures, before: Mapping[str, float]) -> dict[str, str]:
+def details(student: Student, figures: Figures, before: Mapping[str, float]) -> dict[str, str]:
     """Return what stands in a file's metadata beside what loading it needs."""
-    taken = {**dataclasses.asdict(recipe), **before, "steps": steps}
+    taken = {**dataclasses.asdict(student.recipe), **before, "steps": student.step}
     return {
-        "summary": (
-            f"distilled, recall@1 {figures.recall_at_1:.2f}, categories {figures.category_accuracy:.2f}"
-        ),
         "teacher": sources.TEACHER,
         "recipe": json.dumps(taken),
+        "history": json.dumps(student.history),
         "data": json.dumps({each.folder: each.licence for each in sources.TRAINING}),
-        "figures": json.dumps(dataclasses.asdict(figures)),
         "licence": LICENCE,
+        **_told(figures),
+    }
+
+
+def _told(figures: Figures) -> dict[str, str]:
+    """Say how good a network is: in a line for people, and with all digits."""
+    recall, categories = figures.recall_at_1, figures.category_accuracy
+    return {
+        "summary": f"distilled, recall@1 {recall:.3f}, categories {categories:.3f}",
+        "figures": json.dumps(dataclasses.asdict(figures)),
     }

@@ -9,6 +9,7 @@ where it replaces a convolution, that one begins anew.
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard_models import create, load_bundle
+from regard_models.bundle import SHIPPED, read_tensors
 from regard_models.preprocessing import Preprocessing
 from regard_training.losses import Terms, distillation
 from regard_training.teacher import FEATURES
@@ -72,7 +74,13 @@ class Recipe:
 
 
 class Student:
-    """A network that learns. `step` counts batches."""
+    """A network that learns.
+
+    Attributes:
+        step: how many batches it has seen in this training.
+        history: the trainings before this one, the first of them first: for each the digest of the weights that came
+            of it, and the recipe and figures that their file told. Empty where this one began with nothing.
+    """
 
     def __init__(self, name: str, recipe: Recipe, device: str) -> None:
         torch.manual_seed(0)
@@ -84,6 +92,7 @@ class Student:
         self.mapping = nn.Linear(width, FEATURES).to(device)
         self.optimiser = torch.optim.AdamW(_groups((self.network, self.mapping), recipe.decay), recipe.rate)
         self.step = 0
+        self.history: list[dict[str, Any]] = []
 
     def learn(self, parts: tuple[NDArray[Any], ...], mean: Tensor, progress: float) -> Terms:
         """Take one step on images `(2, B, h, w, 3)`, features `(2, B, 1280)` and logits `(2, B, 1000)`."""
@@ -125,7 +134,7 @@ class Student:
         """Write everything that going on needs; under another name first, so that a stop spoils nothing."""
         parts = {name: getattr(self, name).state_dict() for name in _PARTS}
         partial = path.with_suffix(".partial")
-        torch.save({**parts, "step": self.step}, partial)
+        torch.save({**parts, "step": self.step, "history": self.history}, partial)
         partial.replace(path)
 
     @classmethod
@@ -143,17 +152,26 @@ class Student:
             for part in _PARTS:
                 getattr(student, part).load_state_dict(parts[part])
             student.step = parts["step"]
+            student.history = parts.get("history", [])  # checkpoints of before lack it
         elif trunk:
             student.begin_from(torch.load(trunk, map_location=device, weights_only=True))
         return student
 
     @classmethod
-    def shipped(cls, name: str, recipe: Recipe, device: str) -> Student:
-        """Begin with the weights that the models package ships; the mapping and the optimiser begin anew."""
+    def shipped(cls, name: str, recipe: Recipe, device: str, folder: Path = SHIPPED) -> Student:
+        """Begin with the weights that the models package ships, whose training becomes the last of the history.
+
+        The mapping and the optimiser begin anew.
+        """
         student = cls(name, recipe, device)
-        weights = load_bundle(name).model.state_dict()
+        path = folder / f"{name}.safetensors"
+        bundle = load_bundle(path)
         for network in (student.network, student.averaged):
-            network.load_state_dict(weights)
+            network.load_state_dict(bundle.model.state_dict())
+        _, told = read_tensors(path)
+        last = {part: json.loads(told[part]) for part in ("recipe", "figures")}
+        earlier = json.loads(told.get("history", "[]"))  # files of before lack it
+        student.history = [*earlier, {"weights_sha256": bundle.weights_sha256, **last}]
         return student
 
     def begin_from(self, trunk: Mapping[str, Any]) -> None:

@@ -163,13 +163,14 @@ def test_what_is_shipped_comes_back(tmp_path):
     assert path.stat().st_size < 6e6
     bundle = load_bundle(path)
     assert bundle.trained
-    assert bundle.weights == "ea_mini.safetensors: distilled, recall@1 0.90, categories 0.60"
+    assert bundle.weights == "ea_mini.safetensors: distilled, recall@1 0.900, categories 0.600"
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(bundle.model(x), rounded(student)(x))
     tensors, metadata = read_tensors(path)
     assert {each.dtype for each in tensors.values() if each.is_floating_point()} == {torch.float16}
     assert json.loads(metadata["figures"])["recall_at_1"] == 0.9
     assert {"teacher", "recipe", "data", "licence"} <= metadata.keys()
+    assert metadata["history"] == "[]"
 
 
 def test_training_can_begin_with_what_is_shipped(pool, tmp_path):
@@ -179,11 +180,37 @@ def test_training_can_begin_with_what_is_shipped(pool, tmp_path):
     (student,) = load_students(plan)
     shipped = load_bundle("ea_mini").model.state_dict()
     assert all(torch.equal(value, shipped[key]) for key, value in student.averaged.state_dict().items())
+    assert student.history[-1]["weights_sha256"] == load_bundle("ea_mini").weights_sha256
     train(plan)
     begin_with_shipped(plan)
     (learnt,) = load_students(plan)
     assert learnt.step > 0
     assert not torch.equal(learnt.network.state_dict()["fc.weight"], shipped["fc.weight"])
+
+
+def test_what_was_learnt_before_stays_on_record(pool, tmp_path):
+    """Training that began with shipped weights, and is stopped and shipped twice, tells of every one before it."""
+    figures = Figures(0.9, 0.01, 0.93, 0.95, 0.6, 0.3, 0.5, 0.7)
+    digests, steps = [], []
+    folder = tmp_path / "0"
+    student = Student("ea_mini", RECIPE, "cpu")
+    for number in range(1, 4):
+        path = ship(student, figures, folder, before={"chunks": number})
+        digests.append(load_bundle(path).weights_sha256)
+        steps.append(student.step)
+        plan = training(pool, tmp_path / str(number), students=("ea_mini",), steps=number)
+        plan.checkpoints.mkdir(parents=True)
+        Student.shipped("ea_mini", RECIPE, "cpu", folder).save(plan.checkpoint("ea_mini"))
+        learn_slice(plan, "ea_mini", 0.0, number)
+        (student,) = load_students(plan)
+        folder = tmp_path / str(number)
+    _, metadata = read_tensors(ship(student, figures, folder))
+    history = json.loads(metadata["history"])
+    assert [each["weights_sha256"] for each in history] == digests
+    assert [each["recipe"]["steps"] for each in history] == steps == [0, 1, 2]
+    assert [each["recipe"]["chunks"] for each in history] == [1, 2, 3]
+    assert all(each["figures"]["recall_at_1"] == 0.9 for each in history)
+    assert json.loads(metadata["recipe"])["steps"] == 3
 
 
 def test_students_that_have_learnt_nothing_are_not_loaded_to_be_shipped(pool, tmp_path):
