@@ -21,10 +21,11 @@ from regard_training.loop import (
     train,
     trunk_of,
 )
+from regard_training.packages import CACHE
 from regard_training.pictures import pictures_of
 from regard_training.pool import Pictures, PoolPlan, complete_chunks, make_pool
-from regard_training.report import as_json, compare, fill_in, table
-from regard_training.shipping import ship
+from regard_training.report import TABLE, as_json, compare, fill_in, table
+from regard_training.shipping import rounded, ship
 from regard_training.student import STUDENTS
 
 HERE = Path(__file__).parent
@@ -37,9 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: cuda where there is one")
     parser.add_argument("--minutes", type=float, default=60, help="of training, earlier runs included")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".cache/training"), help="folder of everything fetched"
-    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of everything fetched")
     parser.add_argument("--chunks", type=int, default=76, help="of the pool, each of 1500 views")
     parser.add_argument("--workers", type=int, default=2, help="processes beside each other")
     parser.add_argument(
@@ -87,7 +86,7 @@ def fetched_pictures(cache: Path) -> Pictures:
 
 def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:
     students = load_students(training)
-    found = compare(students, cache)
+    found = compare({student.name: rounded(student) for student in students}, cache)
     (trunk_steps,) = read_progress(trunk_of(training)).steps.values()
     made = json.loads(plan.path.read_text())
     pool = {f"pool_{name}": value for name, value in made.items()}
@@ -96,7 +95,7 @@ def _ship(training: Training, plan: PoolPlan, cache: Path) -> None:
         print(ship(student, found[student.name], before=before))
     print(table(found))
     (HERE / "figures.json").write_text(as_json(found))
-    fill_in(HERE.parent / "README.md", table(found))
+    fill_in(TABLE, table(found))
 
 
 if __name__ == "__main__":

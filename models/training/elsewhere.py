@@ -13,14 +13,9 @@ import numpy as np
 
 from regard_models import load_bundle
 from regard_training.evaluate import category_accuracy, ranks_of_sources, student_network
-from regard_training.held_out import SEEDS, made_from
-from regard_training.packages import unpacked
-from regard_training.pictures import on_white, stamps
-from regard_training.sources import STAMPS
+from regard_training.held_out import left_out
+from regard_training.packages import CACHE
 from regard_training.student import STUDENTS, Recipe
-
-CACHE = Path(".cache/training")
-SIDE = 224
 
 
 def main() -> None:
@@ -31,12 +26,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of everything fetched")
     options = parser.parse_args()
-    measured = {path for path, _ in stamps(STAMPS, options.cache)}
-    root = unpacked(STAMPS, options.cache) / "usr/share/tuxpaint/stamps"
-    paths = [path for path in sorted(root.rglob("*.png")) if path not in measured]
-    categories = ["/".join(path.relative_to(root).parts[:-1][:2]) for path in paths]
-    data = made_from([on_white(path, SIDE) for path in paths], categories, SEEDS)
-    print(f"{len(paths)} pictures, {len(set(categories))} folders")
+    data = left_out(options.cache)
+    print(f"{len(data.pictures)} pictures, {len(set(data.categories))} folders")
     for folder in options.folders:
         for name in STUDENTS:
             bundle = load_bundle(str(folder / f"{name}.safetensors"))

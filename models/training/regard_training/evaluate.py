@@ -4,10 +4,11 @@
     is the share for which it is; mAP the mean of 1 / rank, as each query has one right answer.
 2.  Agreement with the teacher: how often the network's best class is the teacher's, or among the teacher's five best;
     and the cosine of the teacher's centred features with what ridge regression makes of the network's. The regression
-    is fitted to the training pool, with the same penalty for every network.
+    is fitted to views of other cut-outs, never trained on either, with the same penalty for every network.
 3.  Categories: whether the five nearest of the other Tux Paint cut-outs, by majority, lie in the same folder.
 
-Measures 1 and 3 are taken over the cut-outs as in the calibration; retrieval of the photographs is told apart.
+Measures 1 and 3 are taken over the cut-outs as in the calibration: their queries are searched for among all held-out
+pictures. Retrieval of the photographs is told apart.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Reference:
-    """What networks are compared with: the teacher's answers for the held-out pictures, and for some of the pool."""
+    """What networks are compared with: the teacher's answers for the held-out pictures, and its features for others."""
 
     pictures: Answers
     fitting_images: NDArray[Any]

@@ -3,6 +3,9 @@
 The gallery is every picture that was never trained on: the Tux Paint cut-outs pasted on white, the sample photographs
 of the models package, and the large photographs of one package. A query is a view of one of them, varied as
 `crops.QUERY` says.
+
+The cut-outs that the protocol leaves out, of the same package, are apart from these, and were never trained on either:
+networks' features are mapped to the teacher's by them, and `elsewhere.py` measures on them.
 """
 
 from __future__ import annotations
@@ -45,10 +48,18 @@ class HeldOut:
 
 def held_out(cache: Path, seeds: Sequence[int] = SEEDS) -> HeldOut:
     """Collect the pictures, fetching the packages if they are not there, and make the queries."""
-    cutouts = stamps(STAMPS, cache)
+    cutouts, _ = stamps(STAMPS, cache)
     pictures = [on_white(path, SCENE_SIDE) for path, _ in cutouts]
     pictures += [square(path) for path in (*sample_photographs(), *pictures_of(LARGE, cache))]
     return made_from(pictures, [category for _, category in cutouts], seeds)
+
+
+def left_out(cache: Path, seeds: Sequence[int] = SEEDS) -> HeldOut:
+    """Collect the cut-outs that `held_out` has not: cartoons, clothes, houses, letters, road signs and the like."""
+    _, others = stamps(STAMPS, cache)
+    return made_from(
+        [on_white(path, SCENE_SIDE) for path, _ in others], [category for _, category in others], seeds
+    )
 
 
 def made_from(pictures: Sequence[Image.Image], categories: Sequence[str], seeds: Sequence[int]) -> HeldOut:

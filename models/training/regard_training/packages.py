@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from regard_training.source import Source
 
+CACHE = Path(".cache/training")
+"""Where everything fetched and learnt lies, unless a command is told otherwise."""
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ARCHIVES = {"deb": "*.deb", "wheel": "*.whl", "npm": "*.tgz"}
 

@@ -7,7 +7,8 @@ font's bitmaps.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +17,6 @@ from regard_training.source import code_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from regard_training.source import Source
 
@@ -45,16 +45,20 @@ def pictures_of(source: Source, cache: Path) -> list[Path]:
     return sorted(folder.glob("*.jpg"))
 
 
-def stamps(source: Source, cache: Path) -> list[tuple[Path, str]]:
-    """Return the held-out cut-outs, cartoons left out, each with its category: its folder, two levels deep."""
+Stamps: TypeAlias = list[tuple[Path, str]]
+"""Files of cut-outs, each with its category: its folder, two levels deep."""
+
+
+def stamps(source: Source, cache: Path) -> tuple[Stamps, Stamps]:
+    """Return the cut-outs of things and creatures, and those that are left out: cartoons, and the other topics'."""
     root = unpacked(source, cache) / "usr/share/tuxpaint/stamps"
-    found: list[tuple[Path, str]] = []
-    for topic in STAMP_TOPICS:
-        for path in sorted((root / topic).rglob("*.png")):
-            folders = path.relative_to(root).parts[:-1]
-            if "cartoon" not in folders:
-                found.append((path, "/".join(folders[:2])))
-    return found
+    kept: Stamps = []
+    left_out: Stamps = []
+    for path in sorted(root.rglob("*.png")):
+        folders = path.relative_to(root).parts[:-1]
+        wanted = folders[0] in STAMP_TOPICS and "cartoon" not in folders
+        (kept if wanted else left_out).append((path, "/".join(folders[:2])))
+    return kept, left_out
 
 
 def on_white(path: Path, side: int) -> Image.Image:

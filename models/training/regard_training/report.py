@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from regard_models import load_bundle
 from regard_training.answers import asking
 from regard_training.evaluate import Figures, Reference, measure, pixels, student_network
-from regard_training.held_out import held_out
-from regard_training.pool import complete_chunks
-from regard_training.shipping import rounded
+from regard_training.held_out import held_out, left_out
 from regard_training.teacher import load_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from regard_training.student import Student
+    from regard_models.backbones import ResNet
 
 TEACHER_SIDE = 224
 COLUMNS = {
@@ -33,28 +32,48 @@ COLUMNS = {
     "feature_cosine": "cosine to its features",
 }
 UNTRAINED = "resnet_mini"
+FITTING_SEEDS = (0, 1)
+"""Of the views that networks' features are mapped to the teacher's by: 1,120, more than any network has features."""
+TABLE = Path(__file__).parents[2] / "README.md"
+"""The page that the table stands in."""
+MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
+SAME = 5e-4
+"""Figures that differ by less are the same: half of the last digit that is stated."""
 
 
-def compare(students: Sequence[Student], cache: Path) -> dict[str, Figures]:
-    """Measure the students, one of them untrained, the teacher, and pixels alone."""
+def compare(networks: Mapping[str, ResNet], cache: Path) -> dict[str, Figures]:
+    """Measure networks, one of them untrained, the teacher, and pixels alone; says on the terminal what is next."""
+    print("==> measuring the teacher", flush=True)
     data = held_out(cache)
-    teacher = asking(load_teacher(), TEACHER_SIDE, "cpu")
-    fitting = complete_chunks(cache / "pool")[0]
-    reference = Reference(
-        teacher(data.pictures), np.load(fitting / "images.npy"), np.load(fitting / "features.npy")
-    )
+    teacher = asking(load_teacher(), TEACHER_SIDE, "cpu", threads=torch.get_num_threads())
+    fitting = np.concatenate(left_out(cache, FITTING_SEEDS).queries)
+    reference = Reference(teacher(data.pictures), fitting, teacher(fitting)[0])
     found = {"teacher (EfficientNet-Lite0)": measure(teacher, data)}
-    for student in students:
-        network = student_network(rounded(student), student.recipe.input_side)
-        found[student.name] = measure(network, data, reference)
     untrained = load_bundle(UNTRAINED, trained=False).model
-    side = students[0].recipe.input_side
-    found[f"{UNTRAINED}, untrained"] = measure(student_network(untrained, side), data, reference)
+    for name, network in {**networks, f"{UNTRAINED}, untrained": untrained}.items():
+        print(f"==> measuring {name}", flush=True)
+        asked = student_network(network, network.spec.input_size[0])
+        found[name] = measure(asked, data, reference)
     found["16×16 pixels"] = measure(pixels(16), data, reference)
     return found
 
 
-MARKS = ("<!-- figures -->\n", "<!-- /figures -->")
+def stated(path: Path) -> dict[str, Figures]:
+    """Read figures that `as_json` wrote."""
+    return {name: Figures(**figures) for name, figures in json.loads(path.read_text()).items()}
+
+
+def differences(found: Mapping[str, Figures], stated: Mapping[str, Figures]) -> list[str]:
+    """Return a line for every figure that is another than the stated one, by the digits that are stated."""
+    lines: list[str] = []
+    for name, figures in found.items():
+        now, before = dataclasses.asdict(figures), dataclasses.asdict(stated[name])
+        lines += [
+            f"{name}: {column} is {now[key]:.4f}, stated as {before[key]:.4f}"
+            for key, column in COLUMNS.items()
+            if now[key] is not None and abs(now[key] - before[key]) >= SAME
+        ]
+    return lines
 
 
 def fill_in(page: Path, contents: str) -> None:

@@ -8,9 +8,10 @@ import json
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_file
 
 from regard_models import save_bundle
-from regard_models.bundle import SHIPPED
+from regard_models.bundle import SHIPPED, read_tensors
 from regard_models.preprocessing import Preprocessing
 from regard_training import sources
 
@@ -61,6 +62,15 @@ def ship(
     )
     path.chmod(0o644)  # as any file of a package; they are written for their owner alone
     return path
+
+
+def record(path: Path, figures: Figures) -> None:
+    """Write other figures into a file's metadata; everything else in it stays as it is, bit for bit."""
+    tensors, metadata = read_tensors(path)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, {**metadata, **_told(figures)})
+    partial.chmod(path.stat().st_mode)
+    partial.replace(path)
 
 
 def details(student: Student, figures: Figures, before: Mapping[str, float]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from regard_models import (
     load_bundle,
     save_bundle,
 )
-from regard_models.bundle import shipped_weights
+from regard_models.bundle import SHIPPED, shipped_weights
 from regard_models.registry import entry
 
 
@@ -194,6 +194,11 @@ def test_shipped_weights_are_taken_by_name(name):
     assert (bundle.model.spec, bundle.preprocessing) == (entry(name).spec, entry(name).preprocessing)
     assert {each.dtype for each in bundle.model.parameters()} == {torch.float32}
     assert load_bundle(name, trained=False).weights == "seed 0, untrained"
+
+
+def test_shipped_weights_are_small_together():
+    """What everyone who installs the package downloads is at most 25 MB."""
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 25e6
 
 
 @pytest.mark.parametrize("name", ["ea_mini", "mhsa_mini"])

@@ -11,7 +11,7 @@ from PIL import Image
 from regard_models.samples import sample_photographs
 from regard_training import sources
 from regard_training.crops import QUERY, SCENE_SIDE, blend, cut_scene, vary
-from regard_training.pictures import on_white, squared, webp_pictures
+from regard_training.pictures import on_white, squared, stamps, webp_pictures
 from regard_training.pool import Pictures, Pool, PoolPlan, complete_chunks, make_pool
 
 SAMPLES = Pictures(tuple(sample_photographs()))
@@ -149,3 +149,22 @@ def test_a_drawing_is_centred_on_white_and_cut_nearly_whole():
         for seed in range(20)
     ]
     assert min(shares) > 0.05
+
+
+def test_cutouts_are_parted_by_topic_and_kind(tmp_path):
+    """Cartoons and topics that are no things or creatures are left out; each has its folder, two levels deep."""
+    source = replace(sources.STAMPS, package="stamps")
+    names = (
+        "animals/birds/owl.png",
+        "animals/birds/cartoon/owl.png",
+        "town/house.png",
+        "food/fruit/kiwi/half.png",
+    )
+    root = tmp_path / "unpacked/stamps/usr/share/tuxpaint/stamps"
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (tmp_path / "unpacked/stamps/.complete").touch()
+    kept, left_out = stamps(source, tmp_path)
+    assert kept == [(root / names[0], "animals/birds"), (root / names[3], "food/fruit")]
+    assert left_out == [(root / names[1], "animals/birds"), (root / names[2], "town")]
