@@ -8,6 +8,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -165,10 +166,8 @@ class Core:
 
     def outcomes(self, query: Query, response: pb.ExtractResponse, images: int) -> Sequence[Outcome]:
         """Return what a response means for each image of its message: a result, or why there is none; see `check`."""
-        if self._misfit(query, response, images) is None:
-            return read_results(response)
-        errors = (self._misfit(query, response, images) for _ in range(images))
-        return [error for error in errors if error is not None]
+        error = self._misfit(query, response, images)
+        return read_results(response) if error is None else [copy(error) for _ in range(images)]
 
     def result(self, query: Query, outcome: Outcome, timeout_s: float) -> Result:
         """Return one image's result out of what became of it.

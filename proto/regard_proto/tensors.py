@@ -124,29 +124,11 @@ def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_T
     Raises:
         MalformedTensorError: the type is unspecified or unknown, or values for INT8 are not finite.
     """
-    tensor = pb.Tensor()
-    write(tensor, array, dtype)
-    return tensor
-
-
-def write(
-    tensor: pb.Tensor, array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_TYPE_FLOAT32
-) -> int:
-    """Write an array of numbers into an empty tensor, as `from_array`; return how many bytes its data has.
-
-    Raises:
-        MalformedTensorError: see `from_array`.
-    """
     to_bytes = _WRITERS.get(dtype)
     if to_bytes is None:
         raise MalformedTensorError(f"no dtype {dtype}")
     data, scale = to_bytes(array)
-    tensor.dtype = dtype
-    tensor.shape.extend(array.shape)
-    tensor.data = data
-    if scale:
-        tensor.scale = scale
-    return len(data)
+    return pb.Tensor(dtype=dtype, shape=array.shape, data=data, scale=scale)
 
 
 def encode_rows(

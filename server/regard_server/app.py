@@ -56,8 +56,9 @@ from regard_server.security.tokens import Tokens
 from regard_server.servicers.encode import serialized
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
+from regard_server.servicers.limits import RequestLimits
 from regard_server.servicers.parsing import bounded_parser
-from regard_server.servicers.requests import RequestLimits, answer_by
+from regard_server.servicers.requests import answer_by
 from regard_server.settings import Settings, is_local
 from regard_server.sources import resolve_sources
 

@@ -108,10 +108,10 @@ class Batcher:
             raise self._overloaded(late_s)
 
     def foresee(self, deadline: float) -> None:
-        """Let somebody come in whose entries are not known yet.
+        """Let somebody come in whose images are not known yet.
 
         Raises:
-            OverloadedError: one entry more of any kind that waits would finish past his deadline; says when it is
+            OverloadedError: one image more of any kind that waits would finish past his deadline; says when it is
                 worth trying again.
         """
         with self._lock:
@@ -141,7 +141,8 @@ class Batcher:
             now = self._clock()
             for entry in entries:
                 self._scheduler.add(entry, now)
-            self._changed.notify(len(entries))
+            # A device for every batch that there may be, not only for every entry.
+            self._changed.notify(sum([entry.size for entry in entries]))
 
     def discard(self, entry: Entry) -> bool:
         """Forget an entry whose caller left; return whether it was still waiting."""

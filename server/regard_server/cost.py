@@ -92,7 +92,7 @@ class CostModel:
         return kind.seconds(size) if kind else 0.0
 
     def backlog(self, key: Hashable, count: int, max_batch: int) -> float:
-        """Return what `count` entries cost in as few batches as possible."""
+        """Return what `count` images cost in as few batches as possible."""
         full, rest = divmod(count, max_batch)
         return full * self.seconds(key, max_batch) + (self.seconds(key, rest) if rest else 0.0)
 

@@ -103,14 +103,20 @@ class EmbeddingHealth(Collector):
         watched.reference = self._load(watched)
         self._watched[model] = watched
 
-    def offer(self, model: str, outputs: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Take the first of a batch's embeddings, if one is due: outputs are (images, …). Called from one thread."""
+    def offer(self, model: str, outputs: Mapping[str, npt.NDArray[np.float32]], place: int = 0) -> None:
+        """Take the embedding of one of these images, if one is due; called once a batch, from one thread.
+
+        Args:
+            model: the model's name.
+            outputs: by name, each (images, …).
+            place: which image.
+        """
         watched = self._watched.get(model)
         if watched is None or (now := self._clock()) < watched.due:
             return
         if "embedding" in outputs:
             watched.due = now + self._interval_s
-            watched.pending.append(outputs["embedding"][0].copy())  # a view would keep its whole batch
+            watched.pending.append(outputs["embedding"][place].copy())  # a view would keep its whole batch
 
     def nonfinite(self, model: str) -> None:
         """Count an image whose outputs held NaN or infinity."""

@@ -144,7 +144,7 @@ class Journey:
             outcome.batch_size,
         )
         value = outcome.value
-        if not isinstance(value, Rows):  # an error, of all
+        if isinstance(value, RegardError):
             return Result(value, timings, outcome.size)
         if value.broken and outcome.size == 1:
             return Result(value.broken[0], timings)
@@ -158,8 +158,10 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
         metrics.batch_size.labels(model).observe(first.batch_size)
         metrics.compute_seconds.labels(model).observe(first.compute_s)
-        if isinstance(first.value, Rows) and not first.value.broken:
-            metrics.embeddings.offer(model, first.value.values)
+        if isinstance(first.value, Rows):
+            well = next((place for place in range(first.size) if place not in first.value.broken), None)
+            if well is not None:
+                metrics.embeddings.offer(model, first.value.values, well)
         queue_seconds = metrics.queue_seconds.labels(model)
         for outcome in outcomes:
             queue_seconds.observe(outcome.queue_s, outcome.size)

@@ -77,10 +77,11 @@ class Result(NamedTuple):
     """What became of one image, or of several that went the same way.
 
     Attributes:
-        outcome: outputs by name, each (images, …), or the error of all.
+        outcome: outputs by name, each (images, …), or the error of all. A lone image's error always stands here.
         timings: of each.
         images: how many.
-        broken: of several the errors of single ones, by their place.
+        broken: of several the errors of single ones, by their place; what `outcome` holds there means nothing, and if
+            it is all of them, `outcome` may hold no outputs.
     """
 
     outcome: dict[str, npt.NDArray[np.float32]] | RegardError

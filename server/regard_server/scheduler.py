@@ -46,9 +46,9 @@ class Batch:
     key: Hashable
     entries: list[Entry]
     late: list[Entry]
+    size: int  # images in its entries
     dispatched: float
     device: int = 0
-    size: int = 0  # images in its entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Scheduler:
         return self._everybody.waiting
 
     def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
-        """Promise room to `count` entries that will be added; return how late they would be.
+        """Promise room to `count` images that will be added; return how late they would be.
 
         Nothing is promised where that is more than 0: they would finish so many seconds past their deadline.
 
@@ -110,14 +110,14 @@ class Scheduler:
         return 0.0
 
     def foresee(self, deadline: float, now: float) -> float:
-        """Return how late one more entry would be at least, of whichever kind that others wait in; 0 if in time."""
+        """Return how late one more image would be at least, of whichever kind that others wait in; 0 if in time."""
         kinds = self._backlog.kinds()
         if not kinds or len(kinds) > _MOST_FORESEEN:
             return 0.0
         return max(0.0, min(self._late(key, 1, ready=now, deadline=deadline, now=now) for key in kinds))
 
     def release(self, key: Hashable, count: int = 1) -> None:
-        """Take a promise back: the entries were added, or never will be."""
+        """Take a promise back: the images were added, or never will be."""
         promised = self._reserved.pop(key, 0)
         if promised > count:
             self._reserved[key] = promised - count
@@ -194,7 +194,7 @@ class Scheduler:
         self._backlog.forget(key)
 
     def _late(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
-        """Return how many seconds past their deadline so many more entries of a kind would finish; see `reserve`."""
+        """Return how many seconds past their deadline so many more images of a kind would finish; see `reserve`."""
         of_kind, most = self._backlog.count(key) + count, self._max_batch(key)
         own_s = self._costs.seconds(key, min(of_kind, most))
         kind_s = own_s if of_kind <= most else self._costs.backlog(key, of_kind, most)
@@ -229,14 +229,13 @@ class Scheduler:
                     entries.append(taken)
                     size += taken.size
                     continue
-                # Of several who are too many for their deadline, fewer may be in time.
-                late.append(self._take(entry, entry.size if entry.deadline <= now else 1))
+                late.append(self._take(entry, self._lost(entry, now)))
                 if not entries:  # whoever was dropped has made room
                     most = full = self._full(key, bucket)
         bucket.since = None
         if not bucket.waiting:
             del self._buckets[key]
-        batch = Batch(key, entries, late, now, device, size)
+        batch = Batch(key, entries, late, size, now, device)
         if entries:
             self._batches += 1
             cut_short = self._is_wasteful(key, size, full)
@@ -253,7 +252,7 @@ class Scheduler:
         self._backlog.change(entry.key, -most)
         self._everybody.took(most)
         self._buckets[entry.key].took(most)
-        return entry.split(most)
+        return entry.divide(most)
 
     def _free_at(self, now: float) -> float:
         """Return when everything that runs should have finished, if every device is busy."""
@@ -278,6 +277,13 @@ class Scheduler:
         if fits < full and self._patience < 1.0 and self._is_wasteful(entry.key, fits, full):
             return 0
         return fits
+
+    def _lost(self, entry: Entry, now: float) -> int:
+        """Return how many images of an entry that has to be dropped are: of those too many for it, fewer may fit."""
+        if entry.deadline <= now:
+            return entry.size
+        alone = self._costs.largest_within(entry.key, entry.deadline - now, 1)
+        return 1 if alone else max(1, entry.size - 1)  # the last one may be nobody's cost, and try
 
     def _is_wasteful(self, key: Hashable, size: int, full: int) -> bool:
         """Tell whether a batch of this size takes much longer for an item than a full one."""

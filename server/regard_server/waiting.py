@@ -54,7 +54,7 @@ class Entry:
     first: int = 0
     waiting: bool = field(default=False, init=False)
 
-    def split(self, count: int) -> "Entry":
+    def divide(self, count: int) -> "Entry":
         """Return the first so many images as an entry of their own, and go on with the rest."""
         payload, self.payload = self.payload.divide(count)
         part = Entry(
@@ -68,17 +68,18 @@ class Entry:
 class Queue:
     """Entries by priority class, then deadline, then number. Whoever left stays as a shell until it comes up."""
 
-    __slots__ = ("_heaps", "_shells", "since", "waiting")
+    __slots__ = ("_entries", "_heaps", "_shells", "since", "waiting")
 
     def __init__(self) -> None:
         self._heaps: dict[int, list[tuple[float, int, Entry]]] = {}
-        self._shells = 0
-        self.waiting = 0
+        self._entries = self._shells = 0
+        self.waiting = 0  # images
         self.since: float | None = None  # when a device was first free for it
 
     def push(self, entry: Entry, number: int) -> None:
         """Let an entry wait; numbers rise in the order of arrival."""
         heapq.heappush(self._heaps.setdefault(entry.priority, []), (entry.deadline, number, entry))
+        self._entries += 1
         self.waiting += entry.size
 
     def took(self, count: int) -> None:
@@ -88,8 +89,9 @@ class Queue:
     def left(self, count: int) -> None:
         """Take note that an entry of so many images waits no longer; throw the shells away when they are the most."""
         self.waiting -= count
+        self._entries -= 1
         self._shells += 1
-        if self._shells > self.waiting + _FEW_SHELLS:
+        if self._shells > self._entries + _FEW_SHELLS:
             for heap in self._heaps.values():
                 heap[:] = [item for item in heap if item[-1].waiting]
                 heapq.heapify(heap)

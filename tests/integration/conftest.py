@@ -164,7 +164,7 @@ class Queue:
         self.scheduler.release(TINY)
 
     def until(self, length):
-        """Wait until so many entries wait for the device."""
+        """Wait until so many images wait for the device."""
         deadline = time.monotonic() + PATIENCE_S
         while len(self) != length:
             assert time.monotonic() < deadline, f"waited in vain for {length} waiting, not {len(self)}"

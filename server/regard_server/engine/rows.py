@@ -25,9 +25,8 @@ def split(outputs: Arrays, batch: Sequence[Work]) -> list[Rows]:
 
 def join(parts: Sequence[tuple[Work, Rows]]) -> Rows:
     """Put together what was made of the parts of one `Work`."""
-    like = next(
-        (rows.values for _, rows in parts if rows.values), {}
-    )  # none, if memory held no image of them all
+    # None, if memory held no image of them all.
+    like = next((rows.values for _, rows in parts if rows.values), {})
     values = {
         name: np.concatenate([rows.values.get(name, _nothing(work, known)) for work, rows in parts])
         for name, known in like.items()

@@ -60,9 +60,12 @@ def _write(pieces: list[Any], result: Result, request: Request, message: pb.Extr
     if isinstance(result.outcome, RegardError):
         pieces += [_failure(result.outcome, timings)] * result.images
         return 0
+    if len(result.broken) == result.images:
+        pieces += [_failure(result.broken[place], timings) for place in range(result.images)]
+        return 0
     end = _opening(_TIMINGS, len(timings)) + timings
     outputs = [
-        _encode(name, result.outcome[name], request.model.outputs[name], message) for name in request.outputs
+        _encode(name, _sound(result, name), request.model.outputs[name], message) for name in request.outputs
     ]
     features = sum([len(opening) + len(rows[0]) for opening, rows, _ in outputs])
     data_bytes = sum([data_bytes for _, _, data_bytes in outputs])
@@ -80,6 +83,16 @@ def _write(pieces: list[Any], result: Result, request: Request, message: pb.Extr
         pieces.append(end)
         sent += data_bytes
     return sent
+
+
+def _sound(result: Result, name: str) -> npt.NDArray[Any]:
+    """Return an output of all images, without the NaN of those that have none: some encodings would stumble over it."""
+    values: npt.NDArray[Any] = result.outcome[name]  # type: ignore[index]  # no error, see `_write`
+    if not result.broken:
+        return values
+    values = values.copy()
+    values[list(result.broken)] = 0.0
+    return values
 
 
 def _failure(error: RegardError, timings: bytes) -> bytes:

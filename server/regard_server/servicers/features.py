@@ -25,8 +25,9 @@ from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
 from regard_server.servicers.encode import encode
+from regard_server.servicers.limits import RequestLimits
 from regard_server.servicers.replies import to_error_response, to_model, to_unloaded_model
-from regard_server.servicers.requests import RequestLimits, answer_by, to_request
+from regard_server.servicers.requests import answer_by, to_request
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
 

@@ -4,7 +4,7 @@ from regard_models import OutputInfo, Preprocessing
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ModelState, ServedModel
 from regard_server.errors import RegardError
-from regard_server.servicers.requests import RequestLimits
+from regard_server.servicers.limits import RequestLimits
 from regard_server.servicers.status import to_status
 
 _STATES = {

@@ -1,7 +1,9 @@
 """The batcher: callers on one side, a device thread on the other, and a clock that only the test moves."""
 
 import logging
+import queue
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
@@ -94,6 +96,16 @@ def serving(batcher, device):
         served.result(PATIENCE_S)
 
 
+class Numbers(list):
+    """The payload of an entry of several images."""
+
+    def divide(self, count):
+        return Numbers(self[:count]), Numbers(self[count:])
+
+    def __mul__(self, by):
+        return [number * by for number in self]
+
+
 def submit(batcher, payload, *, key="key", deadline=NEVER, arrived=100.0):
     entry = Entry(key=key, payload=payload, owner=Future(), deadline=deadline, arrived=arrived)
     batcher.submit([entry])
@@ -139,14 +151,6 @@ def test_no_batch_is_larger_than_the_limit(batcher, device):
 @pytest.mark.usefixtures("serving")
 def test_images_that_came_together_are_answered_in_as_many_parts_as_they_rode_in(batcher, device):
     """Each outcome says which of them it is about, and batches count images."""
-
-    class Numbers(list):
-        def divide(self, count):
-            return Numbers(self[:count]), Numbers(self[count:])
-
-        def __mul__(self, by):
-            return [number * by for number in self]
-
     submit(batcher, 0)
     device.wait_until_busy()
     answers = []
@@ -160,6 +164,32 @@ def test_images_that_came_together_are_answered_in_as_many_parts_as_they_rode_in
         (0, 4, [0, 2, 4, 6], 4),
         (4, 2, [8, 10], 3),
     ]
+
+
+def test_images_that_came_together_wake_a_device_for_each_of_their_batches(batcher):
+    """Two devices that wait take a batch each, though only one entry came: neither is done before both have begun."""
+    together = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def run(_key, payloads):
+        together.wait()
+        return payloads  # of one entry each
+
+    answers = queue.Queue()
+    with ThreadPoolExecutor(2) as devices:
+        served = [devices.submit(batcher.serve, run, number) for number in range(2)]
+        try:
+            give_up = time.monotonic() + PATIENCE_S
+            while len(batcher._changed._waiters) < 2:
+                assert time.monotonic() < give_up, "the devices do not wait"
+                time.sleep(0.001)
+            owner = SimpleNamespace(set_result=answers.put)
+            batcher.submit([Entry("key", Numbers(range(8)), owner, NEVER, size=8)])
+            values = [answers.get(timeout=PATIENCE_S).value for _ in range(2)]
+            assert sorted(values) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        finally:
+            batcher.close()
+        for each in served:
+            each.result(PATIENCE_S)
 
 
 @pytest.mark.usefixtures("serving")

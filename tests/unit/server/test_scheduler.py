@@ -480,3 +480,101 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def known_kinds():
+    costs = CostModel()
+    for size, seconds in ((1, 0.5), (2, 0.6), (6, 2.0)):
+        costs.observe("small", size, seconds)
+        costs.observe("large", size, 2 * seconds)
+    return costs
+
+
+STEPS = st.one_of(
+    st.tuples(
+        st.just("add"),
+        st.sampled_from(KEYS),
+        st.integers(1, 12),
+        st.floats(0.01, 6.0),
+        st.integers(0, 1),
+    ),
+    st.tuples(st.just("decide"), st.booleans()),
+    st.tuples(st.just("finish")),
+    st.tuples(st.just("discard"), st.integers(0, 30)),
+    st.tuples(st.just("wait"), st.floats(0.0, 2.0)),
+    st.tuples(st.just("reserve"), st.sampled_from(KEYS), st.integers(1, 10), st.floats(0.01, 6.0)),
+)
+
+
+class Twins:
+    """One scheduler that gets images together, and one that gets the same images one by one."""
+
+    def __init__(self, most, max_delay_s):
+        self.pair = [
+            make_scheduler(lambda _: most, costs=known_kinds(), max_delay_s=max_delay_s) for _ in range(2)
+        ]
+        self.now = 0.0
+        self.count = 0
+        self.entries = []
+        self.running = []
+
+    def add(self, key, size, delay, priority):
+        numbers = range(self.count, self.count + size)
+        self.count += size
+        given = {"deadline": self.now + delay, "key": key, "priority": priority}
+        sides = [several(*numbers, **given)], [several(number, **given) for number in numbers]
+        self.entries.append(sides)
+        for scheduler, entries in zip(self.pair, sides, strict=True):
+            for each in entries:
+                scheduler.add(each, self.now)
+
+    def decide(self, flush):
+        one, other = (scheduler.decide(self.now, flush=flush) for scheduler in self.pair)
+        assert type(one) is type(other)
+        if isinstance(one, Batch):
+            self.running.append((one, other))
+            one, other = (
+                (
+                    batch.key,
+                    batch.size,
+                    *([image for each in part for image in each.payload] for part in parts),
+                )
+                for batch in (one, other)
+                for parts in [(batch.entries, batch.late)]
+            )
+        assert one == other
+
+    def finish(self):
+        if self.running:
+            for scheduler, batch in zip(self.pair, self.running.pop(0), strict=True):
+                scheduler.finished(batch, self.now)
+
+    def discard(self, number):
+        if self.entries:
+            sides = self.entries[number % len(self.entries)]
+            for scheduler, entries in zip(self.pair, sides, strict=True):
+                for each in entries:
+                    scheduler.discard(each)
+
+    def wait(self, seconds):
+        self.now += seconds
+
+    def reserve(self, key, count, delay):
+        one, other = (
+            each.reserve(key, count, ready=self.now, deadline=self.now + delay, now=self.now)
+            for each in self.pair
+        )
+        assert one == pytest.approx(other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 6), st.sampled_from([0.0, 0.3]), st.lists(STEPS, max_size=40))
+def test_images_that_came_together_fare_as_they_would_one_by_one(most, max_delay_s, steps):
+    """The same batches, the same images late, the same promises, under any load, deadlines, holds and departures."""
+    twins = Twins(most, max_delay_s)
+    for name, *arguments in steps:
+        getattr(twins, name)(*arguments)
+        one, other = twins.pair
+        assert len(one) == len(other)
+        assert (one._backlog._counts, one._reserved) == (other._backlog._counts, other._reserved)
+        assert one._patience == pytest.approx(other._patience)

@@ -12,7 +12,7 @@ from served_models import TINY
 from regard_models import OutputInfo, load_bundle
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
-from regard_server.errors import UndecodableImageError
+from regard_server.errors import NonFiniteOutputError, OutOfMemoryError, UndecodableImageError
 from regard_server.request import Request, Result, Timings
 from regard_server.servicers.encode import encode as encode_reply
 from regard_server.servicers.status import to_status
@@ -169,6 +169,33 @@ def test_a_reply_is_what_protobuf_would_write(sizes, names, encoding, broken, le
     ]
     expected = written_one_by_one(results, names, tensors.ENCODING_TYPES[encoding])
     assert reply(results, names, encoding=encoding) == expected
+
+
+@pytest.mark.parametrize("encoding", pb.Encoding.values())
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_what_is_not_finite_of_one_picture_does_not_show_in_the_others(encoding, l2_normalize):
+    """Some encodings look at every number, and a picture that has none but NaN has none to be looked at."""
+    rows = np.random.default_rng(0).standard_normal((4, 37), np.float32)
+    whole = reply(
+        [Result({"embedding": rows.copy()}, Timings(), 4)], encoding=encoding, l2_normalize=l2_normalize
+    )
+    rows[0], rows[2, 5] = np.nan, np.inf
+    broken = {place: NonFiniteOutputError("NaN") for place in (0, 2)}
+    found = reply(
+        [Result({"embedding": rows}, Timings(), 4, broken)], encoding=encoding, l2_normalize=l2_normalize
+    )
+    assert [each.error.message for each in found.results] == ["NaN", "", "NaN", ""]
+    assert [found.results[place] for place in (1, 3)] == [whole.results[place] for place in (1, 3)]
+    np.testing.assert_array_equal(rows[0], np.nan)
+
+
+def test_where_every_picture_failed_by_itself_there_need_be_no_outputs():
+    """Each is told its own error, as when memory held not one of them."""
+    broken = {place: OutOfMemoryError(f"{place} does not fit") for place in range(3)}
+    response = reply([Result({}, Timings(), 3, broken)])
+    assert [each.error.message for each in response.results] == [
+        f"{place} does not fit" for place in range(3)
+    ]
 
 
 def test_an_error_of_pictures_that_came_together_is_told_of_each():

@@ -28,8 +28,9 @@ from regard_server.errors import (
     UnknownOutputError,
 )
 from regard_server.images import ImageLimits
-from regard_server.servicers import requests
-from regard_server.servicers.requests import RequestLimits, answer_by, to_request
+from regard_server.servicers import pictures
+from regard_server.servicers.limits import RequestLimits
+from regard_server.servicers.requests import answer_by, to_request
 
 LIMITS = RequestLimits(
     max_images=3,
@@ -176,7 +177,7 @@ def test_a_bad_picture_is_found_when_it_is_read_not_before(translate):
 @pytest.mark.parametrize("most", [2, 3, 100])
 def test_neighbours_that_are_ready_for_the_network_go_their_way_together(catalog, monkeypatch, most):
     """Pictures of the network's own size are gathered, in order and up to a limit; others stay by themselves."""
-    monkeypatch.setattr(requests, "_GATHERED_BYTES", 48 * most)
+    monkeypatch.setattr(pictures, "_GATHERED_BYTES", 48 * most)
     ready = [pb.Image(raw=pb.RawImage(height=4, width=4, data=bytes([number]) * 48)) for number in range(5)]
     others = [
         pb.Image(raw=pb.RawImage(height=5, width=4, data=bytes(60))),
