@@ -142,6 +142,8 @@ def encode_rows(
         MalformedTensorError: see `from_array`.
     """
     cast_whole = _CASTS.get(dtype)
+    if cast_whole is not None and len(rows) == 1:
+        return [cast_whole(rows).tobytes()], ()
     if cast_whole is not None and rows.size:
         whole: Any = np.ascontiguousarray(cast_whole(rows))  # Any: numpy's types know no buffers before 3.12
         data, length = memoryview(whole).cast("B"), whole.nbytes // len(whole)

@@ -159,9 +159,10 @@ def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
         metrics.batch_size.labels(model).observe(first.batch_size)
         metrics.compute_seconds.labels(model).observe(first.compute_s)
         if isinstance(first.value, Rows):
-            well = next((place for place in range(first.size) if place not in first.value.broken), None)
+            values, broken = first.value
+            well = next((place for place in range(first.size) if place not in broken), None) if broken else 0
             if well is not None:
-                metrics.embeddings.offer(model, first.value.values, well)
+                metrics.embeddings.offer(model, values, well)
         queue_seconds = metrics.queue_seconds.labels(model)
         for outcome in outcomes:
             queue_seconds.observe(outcome.queue_s, outcome.size)

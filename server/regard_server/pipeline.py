@@ -86,7 +86,7 @@ class Pipeline:
                 async with asyncio.timeout_at(request.deadline):
                     await self._admission.room(images=images, size_bytes=size, client=request.client)
             with self._admission.admit(images=images, size_bytes=size, client=request.client):
-                results = await self._extract_all(request, self._reserve(request))
+                results = await self._extract_all(request, images, self._reserve(request))
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived
@@ -137,14 +137,14 @@ class Pipeline:
                 self._batcher.release(key, count)
             raise
 
-    async def _extract_all(self, request: Request, rooms: Sequence[Room]) -> Sequence[Result]:
+    async def _extract_all(self, request: Request, images: int, rooms: Sequence[Room]) -> Sequence[Result]:
         """Send every picture on its way, and wait for all of them.
 
         Those with a short journey go to the device together, without a task each: many small ones in a message, or one
         in each of many messages, cost half as much so.
         """
         loop = asyncio.get_running_loop()
-        answers = Answers(request.images, loop)
+        answers = Answers(images, loop)
         expiry = loop.call_at(request.deadline, answers.expire, partial(self._late, request))
         entries: list[Entry] = []
         entering: list[Room] = []

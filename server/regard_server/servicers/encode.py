@@ -67,8 +67,10 @@ def _write(pieces: list[Any], result: Result, request: Request, message: pb.Extr
     outputs = [
         _encode(name, _sound(result, name), request.model.outputs[name], message) for name in request.outputs
     ]
-    features = sum([len(opening) + len(rows[0]) for opening, rows, _ in outputs])
-    data_bytes = sum([data_bytes for _, _, data_bytes in outputs])
+    features = data_bytes = 0
+    for opening, rows, length in outputs:
+        features += len(opening) + len(rows[0])
+        data_bytes += length
     begin = _opening(_FEATURES, features)
     begin = _opening(_RESULTS, len(begin) + features + len(end)) + begin
     sent = 0
@@ -103,13 +105,13 @@ def _failure(error: RegardError, timings: bytes) -> bytes:
 
 def _timings(timings: Timings) -> bytes:
     """Seconds into milliseconds."""
-    return pb.Timings(
-        decode_ms=timings.decode_s * 1000,
-        queue_ms=timings.queue_s * 1000,
-        compute_ms=timings.compute_s * 1000,
-        total_ms=timings.total_s * 1000,
-        batch_size=timings.batch_size,
-    ).SerializeToString()
+    message = pb.Timings()  # its fields one by one: a quarter sooner than as arguments
+    message.decode_ms = timings.decode_s * 1000
+    message.queue_ms = timings.queue_s * 1000
+    message.compute_ms = timings.compute_s * 1000
+    message.total_ms = timings.total_s * 1000
+    message.batch_size = timings.batch_size
+    return message.SerializeToString()
 
 
 def _encode(
@@ -142,6 +144,7 @@ def _output(
     return _opening(_OUTPUTS, len(output) + behind) + output
 
 
+@lru_cache(maxsize=1024)  # the same few lengths again and again
 def _opening(field: int, length: int) -> bytes:
     """Return the tag of a field of so many bytes, and that number, seven bits a byte, the lowest first."""
     opening = [field << 3 | 2]  # fields up to 15 have a tag of one byte; 2: the length follows

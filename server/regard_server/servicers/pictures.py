@@ -41,11 +41,13 @@ def to_pictures(
     gather: bool,
 ) -> list[Picture]:
     """Return the pictures of a request, in order; neighbours that are ready for the network may be one."""
+    if not gather or len(images) < _FEWEST_GATHERED:
+        return [_to_picture(image, model, limits, jpeg_reader) for image in images]
     prepared = model.preprocessing
     height, width = prepared.height, prepared.width
     size_bytes = height * width * CHANNELS
-    most = _GATHERED_BYTES // size_bytes if gather and fits(height, width, prepared) else 0
-    if most < _FEWEST_GATHERED or len(images) < _FEWEST_GATHERED or height * width > limits.image.max_pixels:
+    most = _GATHERED_BYTES // size_bytes if fits(height, width, prepared) else 0
+    if most < _FEWEST_GATHERED or height * width > limits.image.max_pixels:
         return [_to_picture(image, model, limits, jpeg_reader) for image in images]
     pictures: list[Picture] = []
     alike: list[pb.RawImage] = []
