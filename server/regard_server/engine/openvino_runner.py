@@ -50,6 +50,10 @@ _SLOW_S = 0.008
 _PIECES = 4
 """Of a batch for each thread, so that the last are over at about the same time."""
 _LARGEST_PIECE = 4
+_DIVIDED_PIXELS = 128 * 128
+"""In a picture, at least, for batches to be divided. ResNet-18 at 64×64 takes 5.3 to 6.0 ms of a core for a picture in
+whole batches of 16 to 32, and 6.5 to 7.8 in pieces, where there is no bfloat16: it seems that weights, which are read anew
+for every piece, are a large part of what a network costs that sees small pictures."""
 _BLOCK_PIXELS = 4 * 160 * 160
 """In a block, for each thread. By two, 32 pictures take 14 % longer in blocks of 8 by ResNet-18 at 64×64, and 7 % in
 blocks of 4 by ea_mini. More than two were not measured."""
@@ -112,11 +116,14 @@ class OpenVinoRunner:
         self._threads = threads
         self._queue: Any = None
         light = bundle.parameters <= _LIGHT
+        divisible = (
+            threads > 1 and self._piece(max_batch) > 1 and prepared.height * prepared.width >= _DIVIDED_PIXELS
+        )
         if light and block < max_batch:
             graph.reshape([block, *self._size, 3])
             full = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
             self._block, self._full = block, full.create_infer_request()
-        elif not light and threads > 1 and self._piece(max_batch) > 1 and self._seconds() * threads > _SLOW_S:
+        elif not light and divisible and self._seconds() * threads > _SLOW_S:
             divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)

@@ -88,6 +88,7 @@ def test_a_batch_in_pieces_gives_what_it_gives_whole(bundle, monkeypatch, size):
     whole = OpenVinoRunner(bundle, mode, threads=1, **options)
     monkeypatch.setattr(openvino_runner, "_LIGHT", 0)
     monkeypatch.setattr(openvino_runner, "_SLOW_S", 0.0)
+    monkeypatch.setattr(openvino_runner, "_DIVIDED_PIXELS", 32 * 32)
     divided = OpenVinoRunner(bundle, mode, threads=2, **options)
     assert divided.pieces(size) == {15: 1, 16: 8, 23: 12, 32: 8, 39: 10, 40: 10}[size]
     batch = np.stack(pictures(size))
@@ -112,6 +113,16 @@ def test_a_batch_in_blocks_gives_what_it_gives_whole(bundle, monkeypatch, size):
     for _ in range(2):
         found = blocks.run(PIXELS, batch, ("embedding",))["embedding"]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("smallest", "pieces"), [(32 * 32, 8), (32 * 32 + 1, 1)])
+def test_batches_of_small_pictures_are_not_divided(bundle, monkeypatch, smallest, pieces):
+    """However slow the processor, the network's weights are not read anew for a few small pictures each time."""
+    monkeypatch.setattr(openvino_runner, "_LIGHT", 0)
+    monkeypatch.setattr(openvino_runner, "_SLOW_S", 0.0)
+    monkeypatch.setattr(openvino_runner, "_DIVIDED_PIXELS", smallest)
+    mode, options = Mode("openvino", "float32"), {"max_batch": 32, "cache": None, "logger": LOGGER}
+    assert OpenVinoRunner(bundle, mode, threads=2, **options).pieces(32) == pieces
 
 
 def test_the_default_network_has_a_bounded_number_of_batch_sizes(monkeypatch):
