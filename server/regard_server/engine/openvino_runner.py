@@ -52,8 +52,8 @@ _PIECES = 4
 _LARGEST_PIECE = 4
 _DIVIDED_PIXELS = 128 * 128
 """In a picture, at least, for batches to be divided. ResNet-18 at 64×64 takes 5.3 to 6.0 ms of a core for a picture in
-whole batches of 16 to 32, and 6.5 to 7.8 in pieces, where there is no bfloat16: it seems that weights, which are read anew
-for every piece, are a large part of what a network costs that sees small pictures."""
+whole batches of 16 to 32, and 6.5 to 7.8 in pieces, where there is no bfloat16. It seems that weights, which are read
+anew for every piece, are a large part of what a network costs that sees small pictures."""
 _BLOCK_PIXELS = 4 * 160 * 160
 """In a block, for each thread. By two, 32 pictures take 14 % longer in blocks of 8 by ResNet-18 at 64×64, and 7 % in
 blocks of 4 by ea_mini. More than two were not measured."""
