@@ -124,11 +124,8 @@ def from_array(array: npt.NDArray[Any], dtype: pb.DataType.ValueType = pb.DATA_T
     Raises:
         MalformedTensorError: the type is unspecified or unknown, or values for INT8 are not finite.
     """
-    to_bytes = _WRITERS.get(dtype)
-    if to_bytes is None:
-        raise MalformedTensorError(f"no dtype {dtype}")
-    data, scale = to_bytes(array)
-    return pb.Tensor(dtype=dtype, shape=array.shape, data=data, scale=scale)
+    (data,), scales = encode_rows(array[None], dtype)
+    return pb.Tensor(dtype=dtype, shape=array.shape, data=bytes(data), scale=scales[0] if scales else 0.0)
 
 
 def encode_rows(
@@ -142,9 +139,9 @@ def encode_rows(
         MalformedTensorError: see `from_array`.
     """
     cast_whole = _CASTS.get(dtype)
-    if cast_whole is not None and len(rows) == 1:
-        return [cast_whole(rows).tobytes()], ()
-    if cast_whole is not None and rows.size:
+    if cast_whole is not None:
+        if len(rows) == 1 or not rows.size:
+            return [cast_whole(rows).tobytes()] * len(rows), ()
         whole: Any = np.ascontiguousarray(cast_whole(rows))  # Any: numpy's types know no buffers before 3.12
         data, length = memoryview(whole).cast("B"), whole.nbytes // len(whole)
         return [data[start : start + length] for start in range(0, whole.nbytes, length)], ()
@@ -196,14 +193,9 @@ _CASTS: Final = MappingProxyType[pb.DataType.ValueType, Callable[[npt.NDArray[An
 )
 
 
-def _cast_writer(dtype: pb.DataType.ValueType) -> Callable[[npt.NDArray[Any]], tuple[bytes, float]]:
-    cast_whole = _CASTS[dtype]
-    return lambda array: (cast_whole(array).tobytes(), 0.0)
-
-
+# What has to be looked at tensor by tensor.
 _WRITERS: Final = MappingProxyType(
     {
-        **{dtype: _cast_writer(dtype) for dtype in _CASTS},
         pb.DATA_TYPE_INT8: _write_int8,
         pb.DATA_TYPE_BIT: _write_bits,
     }
