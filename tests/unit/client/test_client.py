@@ -458,7 +458,7 @@ def test_closing_frees_those_who_wait(client, server, pool):
         assert {type(future.exception()) for future in futures} == {ClientClosedError}
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40))
 def test_every_caller_gets_its_own_answer(numbers):
     """Whatever rides together, an answer goes to the caller whose image it is of."""

@@ -316,5 +316,5 @@ class CoalescerMachine(RuleBasedStateMachine):
         assert set(self.coalescer._lanes) == busy
 
 
-CoalescerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+CoalescerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 test_any_order_of_events = CoalescerMachine.TestCase

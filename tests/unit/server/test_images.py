@@ -360,7 +360,7 @@ class TestRefusals:
         with pytest.raises(UndecodableImageError, match=r"has \d+ scans; at most 100 are read"):
             read(plain[:start] + scan * 100 + plain[start:])
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(seed=st.integers(0, 2**32), form=st.sampled_from(FORMATS), count=st.integers(1, 12))
     @pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata, which is what is made here
     def test_damaged_files_raise_nothing_but_invalid_image(self, seed, form, count):
@@ -382,7 +382,7 @@ class TestRefusals:
             pixels = read(bytes(data))
             assert (pixels.dtype, pixels.shape) == (np.uint8, (24, 24, 3))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"RIFF"]),
            rest=st.binary(max_size=300))  # fmt: skip
     @pytest.mark.filterwarnings("ignore")
