@@ -86,24 +86,35 @@ class Answers:
 class Room:
     """Room at the device that was promised to a picture: its entry takes it, or it is given back, once.
 
-    Where it is not owed, nothing was promised, since the picture's answer is remembered. Should that be forgotten
+    Where none is owed, nothing was promised, since the picture's answer is remembered. Should that be forgotten
     before it is fetched, the picture is computed all the same: one more than was promised.
     """
 
-    __slots__ = ("_batcher", "_count", "_owed", "key")
+    __slots__ = ("_batcher", "_count", "_deadline", "_priority", "key", "owed")
 
-    def __init__(self, key: BatchKey, batcher: Batcher, *, count: int = 1, owed: bool = True) -> None:
+    def __init__(
+        self,
+        key: BatchKey,
+        batcher: Batcher,
+        *,
+        deadline: float,
+        priority: int,
+        count: int = 1,
+        owed: bool = True,
+    ) -> None:
         self.key = key
         self._batcher = batcher
+        self._deadline = deadline
+        self._priority = priority
         self._count = count
-        self._owed = owed
+        self.owed = owed
 
     def taken(self) -> None:
         """Take note that an entry went to the batcher, which redeemed the promise."""
-        self._owed = False
+        self.owed = False
 
     def give_back(self) -> None:
         """Let somebody else have it, unless it was taken or given back already."""
-        if self._owed:
-            self._owed = False
-            self._batcher.release(self.key, self._count)
+        if self.owed:
+            self.owed = False
+            self._batcher.release(self.key, self._count, deadline=self._deadline, priority=self._priority)

@@ -1,12 +1,21 @@
-"""How much work is ahead: seconds of device time for all that waits or was promised room.
+"""How much work is ahead: seconds of device time for all that waits or was promised room, of one priority class.
+
+    everybody       counts by kind, and what they cost: kept, asked for every image
+    who is due by   counts by kind and slot of 1/32 s: asked where everybody is too much for somebody's deadline
 
 Admission asks this for every image, so the sum is kept, and only kinds of batch that changed since the last time
-are reckoned anew: summing up 100 kinds for each image cost 70 to 150 µs, this costs 2.
+are reckoned anew: summing up 100 kinds for each image cost 70 to 150 µs, this costs 2. Whoever is due after all the
+others, as everybody is where all have as much time, has everybody ahead of him, and nothing is looked through.
 """
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Final
 
 from regard_server.cost import CostModel
+
+_SLOTS_A_SECOND: Final = 32
+_NEVER_S: Final = 1 << 40
+_NEVER: Final = _NEVER_S * _SLOTS_A_SECOND
 
 
 class Backlog:
@@ -21,6 +30,8 @@ class Backlog:
         self._max_batch = max_batch
         self._costs = costs
         self._counts: dict[Hashable, int] = {}
+        self._due: dict[tuple[int, Hashable], int] = {}  # by slot and key
+        self._last = -1  # no slot is later
         self._seconds: dict[Hashable, float] = {}  # as it was when the key was last reckoned
         self._total_s = 0.0
         self._stale: set[Hashable] = set()
@@ -36,13 +47,22 @@ class Backlog:
         """Return how many of a kind there are."""
         return self._counts.get(key, 0)
 
-    def change(self, key: Hashable, by: int) -> None:
-        """Take note that there are more of a kind, or fewer."""
-        count = self._counts.get(key, 0) + by
+    def change(self, key: Hashable, deadline: float, by: int) -> None:
+        """Take note that there are more of a kind and a deadline, or fewer."""
+        counts, count = self._counts, self._counts.get(key, 0) + by
         if count:
-            self._counts[key] = count
+            counts[key] = count
         else:
-            del self._counts[key]
+            del counts[key]
+        slot = slot_of(deadline)
+        due, place = self._due, (slot, key)
+        count = due.get(place, 0) + by
+        if not count:
+            del due[place]
+        else:
+            due[place] = count
+            if slot > self._last:  # noqa: PLR1730 - half of what `max` takes, for every image
+                self._last = slot
         self._stale.add(key)
 
     def forget(self, key: Hashable) -> None:
@@ -55,6 +75,20 @@ class Backlog:
         self._reckon(key)
         return self._total_s - self._seconds.get(key, 0.0)
 
+    def due_by(self, deadline: float) -> Mapping[Hashable, int] | None:
+        """Return how many of each kind are due by then, to within a slot; None if it is all of them."""
+        slot = slot_of(deadline)
+        if slot >= self._last:
+            return None
+        last = -1
+        due: dict[Hashable, int] = {}
+        for (each, key), count in self._due.items():
+            if each <= slot:
+                due[key] = due.get(key, 0) + count
+            last = max(last, each)
+        self._last = last
+        return due if slot < last else None
+
     def _reckon(self, but: Hashable) -> None:
         """Reckon anew what has changed, but for the kind that nobody asks for."""
         for key in self._stale - {but}:
@@ -66,3 +100,8 @@ class Backlog:
                 self._seconds[key] = seconds
         if not self._counts:
             self._total_s = self._seconds.get(but, 0.0)  # rounding errors end here
+
+
+def slot_of(deadline: float) -> int:
+    """Return the slot that a deadline is in."""
+    return int(deadline * _SLOTS_A_SECOND) if deadline < _NEVER_S else _NEVER

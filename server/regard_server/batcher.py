@@ -96,14 +96,16 @@ class Batcher:
         """Return for how many seconds a device has run batches so far."""
         return self._scheduler.busy_s.get(device, 0.0)
 
-    def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float) -> None:
+    def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float, priority: int = 0) -> None:
         """Promise room to images that are still being decoded; `submit` redeems it, `release` gives it up.
 
         Raises:
             OverloadedError: they would finish past their deadline; says when it is worth trying again.
         """
         with self._lock:
-            late_s = self._scheduler.reserve(key, count, ready=ready, deadline=deadline, now=self._clock())
+            late_s = self._scheduler.reserve(
+                key, count, ready=ready, deadline=deadline, now=self._clock(), priority=priority
+            )
         if late_s:
             raise self._overloaded(late_s)
 
@@ -119,10 +121,10 @@ class Batcher:
         if late_s:
             raise self._overloaded(late_s)
 
-    def release(self, key: Hashable, count: int) -> None:
+    def release(self, key: Hashable, count: int, *, deadline: float, priority: int = 0) -> None:
         """Take a promise back: so many images will not be submitted."""
         with self._lock:
-            self._scheduler.release(key, count)
+            self._scheduler.release(key, count, deadline=deadline, priority=priority)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """Take note of what a batch cost that was run elsewhere: at warm-up."""

@@ -176,7 +176,16 @@ def _enter(
     request: Request, pictures: Sequence[Any], room: Room, now: float, owner: Callable[[Outcome], None]
 ) -> Entry:
     work = Work(pictures, request.outputs)
-    return Entry(room.key, work, owner, request.deadline, request.priority, now, len(pictures))
+    return Entry(
+        room.key,
+        work,
+        owner,
+        request.deadline,
+        request.priority,
+        now,
+        len(pictures),
+        promised=room.owed,
+    )
 
 
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -114,9 +114,18 @@ class Pipeline:
             if all(new):
                 raise
             self._promise(request, [*compress(request.pictures, new)], [*compress(keys, new)])
-            return [Room(key, self._batcher, owed=owed) for key, owed in zip(keys, new, strict=True)]
+            return [
+                Room(key, self._batcher, deadline=request.deadline, priority=request.priority, owed=owed)
+                for key, owed in zip(keys, new, strict=True)
+            ]
         return [
-            Room(key, self._batcher, count=picture.images)
+            Room(
+                key,
+                self._batcher,
+                deadline=request.deadline,
+                priority=request.priority,
+                count=picture.images,
+            )
             for key, picture in zip(keys, request.pictures, strict=True)
         ]
 
@@ -130,11 +139,13 @@ class Pipeline:
         promised: list[tuple[BatchKey, int]] = []
         try:
             for key, count in counts.items():
-                self._batcher.reserve(key, count, ready=ready, deadline=request.deadline)
+                self._batcher.reserve(
+                    key, count, ready=ready, deadline=request.deadline, priority=request.priority
+                )
                 promised.append((key, count))
         except RegardError:
             for key, count in promised:
-                self._batcher.release(key, count)
+                self._batcher.release(key, count, deadline=request.deadline, priority=request.priority)
             raise
 
     async def _extract_all(self, request: Request, images: int, rooms: Sequence[Room]) -> Sequence[Result]:

@@ -13,7 +13,8 @@ a kind can ride together. A bucket is a heap: priority class first, then the ear
 - The most urgent head decides which bucket goes. Its batch is the largest whose predicted finish meets the earliest
   deadline in it (Nexus, Clipper); a head that cannot be met, or only by a wasteful batch once too often, is dropped,
   not allowed to shrink everybody's.
-- Admission asks the same cost model: whoever would finish late is refused before anything is spent on him.
+- Admission asks the same cost model: whoever would finish late is refused before anything is spent on him, see
+  `forecast.py`.
 - Every tenth batch goes to the least urgent class that waits, so that nobody starves however many are urgent.
 """
 
@@ -21,8 +22,8 @@ import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from regard_server.backlog import Backlog
 from regard_server.cost import CostModel
+from regard_server.forecast import FAIR_SHARE, Forecast
 from regard_server.hold import Hold
 from regard_server.waiting import Entry, Queue
 
@@ -31,12 +32,6 @@ from regard_server.waiting import Entry, Queue
 _WASTEFUL = 1.25
 _PATIENCE_EARNED = 0.25
 _MOST_PATIENCE = 2.0
-# Admission keeps this share of a batch's cost free, so that what was admitted need not be cut short at the edge.
-_MARGIN = 0.75
-# Of more kinds than so many nothing is foreseen: it is asked for every call.
-_MOST_FORESEEN = 8
-# One batch in so many is the least urgent class's, where more than one class waits.
-FAIR_SHARE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +72,7 @@ class Scheduler:
         self._devices = devices
         self._everybody = Queue()
         self._buckets: dict[Hashable, Queue] = {}
-        self._reserved: dict[Hashable, int] = {}
-        self._backlog = Backlog(max_batch, costs)  # who waits, and who was promised room
+        self._forecast = Forecast(max_batch, costs, devices)  # of who waits, and who was promised room
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
         self._freed: dict[int, float] = {}  # number of a device: when its last batch finished
         self.busy_s: dict[int, float] = {}  # number of a device: how long batches have run on it
@@ -89,7 +83,9 @@ class Scheduler:
     def __len__(self) -> int:
         return self._everybody.waiting
 
-    def reserve(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
+    def reserve(
+        self, key: Hashable, count: int, *, ready: float, deadline: float, now: float, priority: int = 0
+    ) -> float:
         """Promise room to `count` images that will be added; return how late they would be.
 
         Nothing is promised where that is more than 0: they would finish so many seconds past their deadline.
@@ -100,37 +96,36 @@ class Scheduler:
             ready: when they can be added at the earliest.
             deadline: theirs.
             now: the time.
+            priority: their class.
         """
-        late_s = self._late(key, count, ready=ready, deadline=deadline, now=now)
+        late_s = self._forecast.late(
+            key,
+            count,
+            ready=ready,
+            deadline=deadline,
+            priority=priority,
+            now=now,
+            free=self._free_at(now),
+            batches=self._batches,
+        )
         # Alone in the server one may always try: an estimate that has become too high mends itself only so.
-        if late_s > 0 and (self._running or self._backlog):
+        if late_s > 0 and (self._running or self._forecast):
             return late_s
-        self._reserved[key] = self._reserved.get(key, 0) + count
-        self._backlog.change(key, count)
+        self._forecast.change(key, deadline, priority, count)
         return 0.0
 
     def foresee(self, deadline: float, now: float) -> float:
         """Return how late one more image would be at least, of whichever kind that others wait in; 0 if in time."""
-        kinds = self._backlog.kinds()
-        if not kinds or len(kinds) > _MOST_FORESEEN:
-            return 0.0
-        return max(0.0, min(self._late(key, 1, ready=now, deadline=deadline, now=now) for key in kinds))
+        return self._forecast.foresee(deadline, now, free=self._free_at(now), batches=self._batches)
 
-    def release(self, key: Hashable, count: int = 1) -> None:
-        """Take a promise back: the images were added, or never will be."""
-        promised = self._reserved.pop(key, 0)
-        if promised > count:
-            self._reserved[key] = promised - count
-        if promised:
-            self._backlog.change(key, -min(count, promised))
+    def release(self, key: Hashable, count: int = 1, *, deadline: float, priority: int = 0) -> None:
+        """Take a promise back: the images will not be added."""
+        self._forecast.change(key, deadline, priority, -count)
 
     def add(self, entry: Entry, now: float) -> None:
-        """Let an entry wait; it redeems promises of its kind, if there are any."""
-        promised = self._reserved.pop(entry.key, 0)
-        if promised > entry.size:
-            self._reserved[entry.key] = promised - entry.size
-        elif promised < entry.size:
-            self._backlog.change(entry.key, entry.size - promised)
+        """Let an entry wait."""
+        if not entry.promised:
+            self._forecast.change(entry.key, entry.deadline, entry.priority, entry.size)
         entry.waiting = True
         number = next(self._numbers)
         self._everybody.push(entry, number)
@@ -186,21 +181,13 @@ class Scheduler:
             self._freed[batch.device] = now
             self.busy_s[batch.device] = self.busy_s.get(batch.device, 0.0) + now - began
             self.learn(batch.key, batch.size, now - began)
+            self._forecast.served(batch.entries, now - began, now)
             self._hold.delivered(batch.key, batch.size, now)
 
     def learn(self, key: Hashable, size: int, seconds: float) -> None:
         """Take note of what a batch cost that was run elsewhere."""
         self._costs.observe(key, size, seconds)
-        self._backlog.forget(key)
-
-    def _late(self, key: Hashable, count: int, *, ready: float, deadline: float, now: float) -> float:
-        """Return how many seconds past their deadline so many more images of a kind would finish; see `reserve`."""
-        of_kind, most = self._backlog.count(key) + count, self._max_batch(key)
-        own_s = self._costs.seconds(key, min(of_kind, most))
-        kind_s = own_s if of_kind <= most else self._costs.backlog(key, of_kind, most)
-        ahead_s = self._backlog.seconds_beside(key) + kind_s
-        finish = max(self._free_at(now) + ahead_s / self._devices, ready + own_s) + _MARGIN * own_s
-        return finish - deadline
+        self._forecast.forget(key)
 
     def _most_urgent(self) -> Entry | None:
         """Return who goes first; once in a while the first of those who would go last."""
@@ -249,7 +236,7 @@ class Scheduler:
         if entry.size <= most:
             self._leave(entry)
             return entry
-        self._backlog.change(entry.key, -most)
+        self._forecast.change(entry.key, entry.deadline, entry.priority, -most)
         self._everybody.took(most)
         self._buckets[entry.key].took(most)
         return entry.divide(most)
@@ -293,6 +280,6 @@ class Scheduler:
 
     def _leave(self, entry: Entry) -> None:
         entry.waiting = False
-        self._backlog.change(entry.key, -entry.size)
+        self._forecast.change(entry.key, entry.deadline, entry.priority, -entry.size)
         self._everybody.left(entry.size)
         self._buckets[entry.key].left(entry.size)

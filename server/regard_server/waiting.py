@@ -41,6 +41,7 @@ class Entry:
         arrived: when it was submitted.
         size: how many images it is.
         first: how many of those that it was submitted with have gone before.
+        promised: whether it has been promised room, so that it is counted already.
         waiting: whether it is in a scheduler.
     """
 
@@ -52,6 +53,7 @@ class Entry:
     arrived: float = 0.0
     size: int = 1
     first: int = 0
+    promised: bool = False
     waiting: bool = field(default=False, init=False)
 
     def divide(self, count: int) -> "Entry":

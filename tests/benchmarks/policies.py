@@ -54,7 +54,7 @@ class Regard:
     def arrive(self, item: Item, now: float) -> bool:
         if self._scheduler.reserve("k", 1, ready=now, deadline=item.deadline, now=now):
             return False
-        item.entry = Entry("k", item, None, item.deadline, arrived=now)
+        item.entry = Entry("k", item, None, item.deadline, arrived=now, promised=True)
         self._scheduler.add(item.entry, now)
         return True
 

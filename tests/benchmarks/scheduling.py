@@ -67,7 +67,8 @@ class Load:
 
         began = time.thread_time()
         for entry in entries:
-            scheduler.reserve(entry.key, 1, ready=now, deadline=entry.deadline, now=now)
+            late_s = scheduler.reserve(entry.key, 1, ready=now, deadline=entry.deadline, now=now)
+            entry.promised = not late_s
         spent.add("reserve", began, len(entries))
 
         began = time.thread_time()

@@ -152,7 +152,7 @@ class Queue:
     def expect_one_slow_size(self, size):
         """Have the scheduler believe so of batches of one size, and of no others."""
         self.scheduler._costs._seen[TINY].curve[size] = 1000.0
-        self.scheduler._backlog.forget(TINY)
+        self.scheduler._forecast.forget(TINY)
 
     def promise_one(self):
         """Have room promised to somebody whose picture is being decoded."""
@@ -160,8 +160,9 @@ class Queue:
 
     def take_one_promise_back(self):
         """Release it; nobody else may have taken it or have one."""
-        assert self.scheduler._reserved == {TINY: 1}
-        self.scheduler.release(TINY)
+        (backlog,) = (each for each in self.scheduler._forecast._backlogs.values() if each)
+        assert backlog.count(TINY) - len(self) == 1
+        self.scheduler.release(TINY, deadline=math.inf)
 
     def until(self, length):
         """Wait until so many images wait for the device."""

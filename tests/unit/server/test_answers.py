@@ -136,7 +136,7 @@ def test_room_is_given_back_once_unless_it_was_taken():
         return found
 
     assert fill() >= 2
-    left, taken = Room(KEY, batcher), Room(KEY, batcher)
+    left, taken = (Room(KEY, batcher, deadline=105.0, priority=0) for _ in range(2))
     taken.taken()
     taken.give_back()
     assert fill() == 0

@@ -1,0 +1,155 @@
+"""When somebody would be done who comes now: what goes before him, at the costs that were learnt.
+
+    more urgent classes ─────────────────┐
+    his class, due no later ─────────────┼─→ ahead, in seconds ─┬─→ / devices / what those who overtake him leave
+    less urgent classes, a batch in ten ─┘                      └─→ + a margin ─→ past his deadline?
+
+First everything of his class is counted, which is kept and costs nothing to ask. Only where that is too much for him
+those who are due later are left out, whom he would overtake. So nobody is refused for what would not be in his way:
+beside a queue of 30 s of another model, callers with a deadline of 1 s are let in as if it were not there.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Final
+
+from regard_server.backlog import Backlog
+from regard_server.cost import CostModel
+from regard_server.overtaking import Overtaking
+from regard_server.waiting import Entry
+
+# One batch in so many is the least urgent class's, where more than one class waits.
+FAIR_SHARE: Final = 10
+# This share of a batch's cost is kept free, so that what was admitted need not be cut short at the edge.
+_MARGIN: Final = 0.75
+# And of the time that is given this share, so that a queue of those who give much is not all due in the next moment:
+# whoever gives a tenth of theirs finds them due behind him, not before him.
+_MARGIN_GIVEN: Final = 0.1
+# Of more kinds than so many nothing is foreseen: it is asked for every call.
+_MOST_FORESEEN: Final = 8
+
+
+class Forecast:
+    """The work ahead, by class, and when it will be done. Seconds on the scheduler's clock; not thread-safe.
+
+    Args:
+        max_batch: the largest batch of a key.
+        costs: l(b).
+        devices: how many devices share the work.
+    """
+
+    def __init__(self, max_batch: Callable[[Hashable], int], costs: CostModel, devices: int) -> None:
+        self._max_batch = max_batch
+        self._costs = costs
+        self._devices = devices
+        self._backlogs: dict[int, Backlog] = {}  # by class: who waits, and who was promised room
+        self._overtaking = Overtaking()
+
+    def __bool__(self) -> bool:
+        return any(self._backlogs.values())
+
+    def change(self, key: Hashable, deadline: float, priority: int, by: int) -> None:
+        """Take note that there are more images of a kind, a deadline and a class, or fewer."""
+        backlog = self._backlogs.get(priority)
+        if backlog is None:
+            backlog = self._backlogs[priority] = Backlog(self._max_batch, self._costs)
+        backlog.change(key, deadline, by)
+
+    def forget(self, key: Hashable) -> None:
+        """Take note that a kind's costs are no longer what they were."""
+        for backlog in self._backlogs.values():
+            backlog.forget(key)
+
+    def served(self, entries: Sequence[Entry], seconds: float, now: float) -> None:
+        """Take note of whom a device was busy for, and for how long."""
+        self._overtaking.served(entries, seconds / self._devices, now)
+
+    def late(
+        self,
+        key: Hashable,
+        count: int,
+        *,
+        ready: float,
+        deadline: float,
+        priority: int,
+        now: float,
+        free: float,
+        batches: int,
+    ) -> float:
+        """Return how many seconds past their deadline so many more images of a kind would finish.
+
+        Args:
+            key: the kind of batch they would ride in.
+            count: how many.
+            ready: when they can be added at the earliest.
+            deadline: theirs.
+            priority: their class.
+            now: the time.
+            free: when a device is free.
+            batches: how many were formed since the beginning.
+        """
+        own = self._backlogs.get(priority)
+        urgent, urgent_s, lesser_s = 0, 0.0, 0.0
+        if own is None or len(self._backlogs) > 1:
+            urgent, urgent_s, lesser_s = self._beside(key, priority)
+        given_s = deadline - now
+        left = 1.0
+        if self._overtaking.uneven:
+            left -= self._overtaking.share(priority, given_s)
+
+        most = self._max_batch(key)
+        of_kind, beside_s = urgent + count, urgent_s
+        if own is not None:
+            of_kind += own.count(key)
+            beside_s += own.seconds_beside(key)
+        while True:
+            own_s = self._costs.seconds(key, min(of_kind, most))
+            ahead_s = beside_s + (own_s if of_kind <= most else self._costs.backlog(key, of_kind, most))
+            if lesser_s and own_s:
+                ahead_s += lesser_s * ((batches % FAIR_SHARE + ahead_s / own_s) // FAIR_SHARE)
+            done = max(free + ahead_s / self._devices / left, ready + own_s)
+            late_s = done + max(_MARGIN * own_s, _MARGIN_GIVEN * given_s) - deadline
+            if late_s <= 0 or own is None or (due := own.due_by(deadline)) is None:
+                return late_s
+            own = None  # this once
+            of_kind = urgent + count + due.get(key, 0)
+            beside_s = urgent_s + self._seconds(due, key)
+
+    def foresee(self, deadline: float, now: float, *, free: float, batches: int) -> float:
+        """Return how late one more image would be at least, of whichever kind that others wait in; 0 if in time.
+
+        It may be one of the most urgent class. Arguments as of `late`.
+        """
+        kinds = {key for backlog in self._backlogs.values() for key in backlog.kinds()}
+        if not kinds or len(kinds) > _MOST_FORESEEN:
+            return 0.0
+        least_s = min(
+            [
+                self.late(
+                    key, 1, ready=now, deadline=deadline, priority=0, now=now, free=free, batches=batches
+                )
+                for key in kinds
+            ]
+        )
+        return max(0.0, least_s)
+
+    def _beside(self, key: Hashable, priority: int) -> tuple[int, float, float]:
+        """Return what there is of other classes.
+
+        How many images of a kind more urgent ones have, what their others cost, and what a batch of a less urgent one
+        costs at most.
+        """
+        urgent, urgent_s, lesser_s = 0, 0.0, 0.0
+        for each, backlog in self._backlogs.items():
+            if each < priority:
+                urgent += backlog.count(key)
+                urgent_s += backlog.seconds_beside(key)
+            elif each > priority:
+                for kind in backlog.kinds():
+                    size = min(backlog.count(kind), self._max_batch(kind))
+                    lesser_s = max(lesser_s, self._costs.seconds(kind, size))
+        return urgent, urgent_s, lesser_s
+
+    def _seconds(self, counts: Mapping[Hashable, int], but: Hashable) -> float:
+        """Return what so many images of each kind cost, without those of one."""
+        kinds = [kind for kind in counts if kind != but]
+        return sum([self._costs.backlog(kind, counts[kind], self._max_batch(kind)) for kind in kinds])
