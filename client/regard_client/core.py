@@ -230,3 +230,13 @@ def only(result: Result) -> Result:
     if result.error is not None:
         raise result.error
     return result
+
+
+def own(error: Exception) -> Exception:
+    """Return an error for one more caller: one object, raised in several, would gather the tracebacks of all."""
+    try:
+        another = copy(error).with_traceback(error.__traceback__)
+    except Exception:  # noqa: BLE001 - of a class that cannot be made from its arguments: better shared than lost
+        return error
+    another.__cause__, another.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return another

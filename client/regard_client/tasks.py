@@ -10,14 +10,13 @@ many tasks at once, and those that ask again do so together. Each alone they wou
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import grpc
 
 from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
-from regard_client.core import Core, Failed, Outcome, is_too_much
+from regard_client.core import Core, Failed, Outcome, is_too_much, own
 from regard_client.deadlines import Deadlines
 from regard_client.images import Picture
 from regard_client.query import Query
@@ -114,7 +113,7 @@ class SharedCalls:
         try:
             outcomes = await self._send(ride)
         except Exception as bug:  # noqa: BLE001 - it belongs to those who wait, not to a task that nobody looks at
-            self._fail(ride, [_own(bug) for _ in ride.riders])
+            self._fail(ride, [own(bug) for _ in ride.riders])
             return
         del self._away[ride]
         now_s = time.monotonic()
@@ -145,13 +144,3 @@ class SharedCalls:
                 return []
             return [Failed(cause, request.request_id)] * len(ride.riders)
         return self._core.outcomes(ride.query, response, len(ride.riders))
-
-
-def _own(error: Exception) -> Exception:
-    """Return an error for one more caller: one object, raised in several, would gather the tracebacks of all."""
-    try:
-        own = copy(error).with_traceback(error.__traceback__)
-    except Exception:  # noqa: BLE001 - of a class that cannot be made from its arguments: better shared than lost
-        return error
-    own.__cause__, own.__suppress_context__ = error.__cause__, error.__suppress_context__
-    return own
