@@ -50,7 +50,7 @@ class Failed:
 
 
 # Of one rider. A message is read once for all of them; an error is one rider's own, to be raised to him.
-Outcome: TypeAlias = Result | RegardError | Failed
+Outcome: TypeAlias = Result | Exception | Failed
 
 
 def coalescing(choice: bool | Coalescing) -> Coalescing:  # noqa: FBT001 - it is the client's option of that name
@@ -175,6 +175,7 @@ class Core:
         Raises:
             RegardError: the call failed, or its response does not fit the request: another number of results
                 than there were images, or another fingerprint than the one expected.
+            Exception: whatever else came of sending the message, or of reading its answers.
         """
         if isinstance(outcome, Result):
             if isinstance(outcome.error, OverloadedError):

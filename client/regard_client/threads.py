@@ -14,7 +14,7 @@ from typing import TypeAlias
 import grpc
 
 from regard_client.coalescing import Coalescer, Coalescing, Ride, Rider
-from regard_client.core import Core, Failed, Outcome, is_too_much
+from regard_client.core import Core, Failed, Outcome, is_too_much, own
 from regard_client.images import Picture
 from regard_client.query import Query
 from regard_client.results import Result
@@ -82,14 +82,21 @@ class SharedCalls:
         return not late
 
     def _lead(self, leader: _Caller, ride: Ride[_Caller]) -> None:
-        """Send a ride, hand out what comes back, and see the next one off."""
-        outcomes = self._send(ride)
+        """Send a ride, hand out what comes back, and see the next one off.
+
+        An interrupt is the leader's alone. Whatever else goes wrong is the message's: sent again, it would again.
+        """
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = self._send(ride)
+        except Exception as bug:  # noqa: BLE001 - raised in each of those who wait, this one among them
+            outcomes = [own(bug) for _ in ride.riders]
         with self._lock:  # in an order that leaves the rest to `_step_down`, should an interrupt cut it short
             for rider, outcome in zip(ride.riders, outcomes, strict=False):
                 rider.outcome = outcome
                 rider.wake.set()
             if outcomes:
-                answered = not isinstance(outcomes[0], Failed)
+                answered = isinstance(outcomes[0], Result)
                 self._appoint(self._coalescer.arrive(ride, time.monotonic(), answered=answered))
             else:
                 self._appoint(self._coalescer.turn_back(ride, time.monotonic()))

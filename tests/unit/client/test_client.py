@@ -340,6 +340,41 @@ def test_a_leader_who_is_interrupted_as_it_hands_out_the_answers_leaves_the_lane
         assert not coalescer._lanes
 
 
+@pytest.mark.parametrize(
+    ("step", "count"),
+    [
+        ("request", lambda _, pictures: len(pictures)),
+        ("call", lambda request, _: len(request.images)),
+        ("outcomes", lambda _, __, images: images),
+    ],
+)
+def test_a_bug_in_a_shared_message_is_an_error_for_each_of_its_riders(server, pool, step, count):
+    """What fails, unless its leader is interrupted, fails for all: each has an error of his own, nobody asks again."""
+    with Client(server.target, coalesce=Coalescing(in_flight=1)) as client:
+        owner, name = (client._shared, "_call") if step == "call" else (client._core, step)
+        real, faults = getattr(owner, name), []
+
+        def fail(*arguments):
+            if count(*arguments) == 1:
+                return real(*arguments)
+            faults.append(step)
+            raise MemoryError("no room for so much")
+
+        setattr(owner, name, fail)
+        queue = Queue(client)
+        with server.hold():
+            ahead = pool.submit(client.extract, b"ahead")
+            server.wait_for_calls(1)
+            riders = [pool.submit(client.extract, each) for each in images(4)]
+            queue.wait_for(4)
+        assert ahead.result() is not None
+        errors = [rider.exception() for rider in riders]
+        assert [(type(error), str(error)) for error in errors] == [(MemoryError, "no room for so much")] * 4
+        assert len({id(error) for error in errors}) == 4
+        assert faults == [step]
+        assert client.extract(b"next") is not None
+
+
 def test_a_server_that_takes_fewer_images_gets_fewer(pool):
     """A message of too many images goes again in halves; no caller notices."""
     names = images(9)
