@@ -71,6 +71,8 @@ class Pipeline:
     async def extract(self, request: Request) -> Sequence[Result]:
         """Return the results of all pictures, in order; one result may be of several.
 
+        They are counted when they are `answered`; what is raised is counted here.
+
         Raises:
             DeadlineExpiredError: the deadline passed before any was answered.
             OverloadedError: there is no room.
@@ -97,8 +99,19 @@ class Pipeline:
         except RegardError as error:
             self._count(request, _WHOLE_REQUEST.get(type(error), "failed"))
             raise
-        self._count_each(request.model.name, results)
         return results
+
+    def answered(self, request: Request, results: Sequence[Result], until: float) -> None:
+        """Count what became of a request's pictures, when its answer is about to leave.
+
+        Raises:
+            DeadlineExpiredError: its caller waited until `until`, and is gone.
+        """
+        now = self._clock()
+        if now > until:
+            self._count(request, "late")
+            raise DeadlineExpiredError(_TOO_LATE.format(now - request.arrived))
+        self._count_each(request.model.name, results)
 
     def _reserve(self, request: Request) -> list[Room]:
         """Promise every picture room at the device, in the kind of batch that it will ride in.

@@ -1,6 +1,8 @@
 """Dynamic batching, deadlines and cancellation, over real channels with the device held at a gate."""
 
+import contextlib
 import math
+import time
 
 import grpc
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_server import batcher
+from regard_server.servicers import features
+from regard_server.servicers.encode import encode
 
 
 @pytest.fixture
@@ -232,6 +236,42 @@ def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not
     assert another.result().results
     assert busy.result().results
     served.assert_empty()
+
+
+def test_what_is_ready_after_its_deadline_is_late(serve, pictures, reason, monkeypatch):
+    """Whoever is answered when he is gone was not served, though all that he asked for was computed."""
+    served = serve(default_timeout_s=30.0)
+
+    def encode_for_long(*arguments):
+        monkeypatch.setattr(served.server._pipeline, "_clock", lambda: time.monotonic() + 30.0)
+        return encode(*arguments)
+
+    monkeypatch.setattr(features, "encode", encode_for_long)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(*pictures(2), timeout=None)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert reason(error.value) == "DEADLINE_EXPIRED"
+    ends = [served.metric("regard_items_total", model="resnet_tiny", outcome=each) for each in ("ok", "late")]
+    assert ends == [0, 2]
+    assert served.metric("regard_requests_total", method="Extract", code="DEADLINE_EXCEEDED") == 1
+    served.assert_empty()
+
+
+def test_the_answer_about_many_images_leaves_sooner(serve, pictures, monkeypatch):
+    """Its way takes longer: it is encoded, sent and read."""
+    served = serve(default_timeout_s=2.0)
+    pipeline = served.server._pipeline
+    extract, limits = pipeline.extract, []
+
+    def note(request):
+        limits.append(request.deadline - request.arrived)
+        return extract(request)
+
+    monkeypatch.setattr(pipeline, "extract", note)
+    for count in (1, 100):
+        with contextlib.suppress(grpc.RpcError):  # on a slow machine they may be late
+            served.extract(*pictures(count), timeout=None)
+    assert limits[0] - limits[1] == pytest.approx(99 * 10e-6, abs=1e-9)
 
 
 def test_the_servers_own_deadline_holds_for_those_without_one(serve, pictures, reason):

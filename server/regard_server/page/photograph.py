@@ -133,16 +133,17 @@ class Looker:
         self, model: ServedModel, pictures: Sequence[Picture], outputs: tuple[str, ...]
     ) -> Sequence[Result]:
         arrived = self._clock()
-        return await self._pipeline.extract(
-            Request(
-                model=model,
-                pictures=pictures,
-                outputs=outputs,
-                arrived=arrived,
-                deadline=arrived + TIMEOUT_S,
-                priority=0,
-            )
+        request = Request(
+            model=model,
+            pictures=pictures,
+            outputs=outputs,
+            arrived=arrived,
+            deadline=arrived + TIMEOUT_S,
+            priority=0,
         )
+        results = await self._pipeline.extract(request)
+        self._pipeline.answered(request, results, request.deadline)
+        return results
 
     def _picture(self, data: bytes, model: ServedModel, seen: list[npt.NDArray[np.uint8]]) -> Picture:
         def read() -> list[npt.NDArray[np.uint8]]:

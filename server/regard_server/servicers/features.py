@@ -157,7 +157,7 @@ class FeatureServicer(FeatureServiceServicer):
             self._catalog,
             self._limits,
             arrived=arrived,
-            deadline=answer_by(arrived, timeout_s),
+            deadline=answer_by(arrived, timeout_s, len(message.images)),
             patient=patient,
             client=client,
             jpeg_reader=self._jpeg_reader,
@@ -170,6 +170,7 @@ class FeatureServicer(FeatureServiceServicer):
             fingerprint=fingerprint,
         )
         reply, sent = encode(head, results, request, message)
+        self._pipeline.answered(request, results, arrived + timeout_s)
         self._metrics.sent_bytes.inc(sent)
         return reply
 

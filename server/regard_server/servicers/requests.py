@@ -31,6 +31,8 @@ _OPTIONS: tuple[tuple[str, Any, frozenset[int]], ...] = (
 _WAY_HOME = 0.02
 _SHORTEST_WAY_HOME_S = 0.002
 _LONGEST_WAY_HOME_S = 0.05
+# Besides, for every image that is to be encoded, sent and received: 4 µs where images were gathered, 10 where not.
+_IMAGE_S = 10e-6
 _PRIORITIES = {pb.PRIORITY_UNSPECIFIED: 0, pb.PRIORITY_INTERACTIVE: 0, pb.PRIORITY_BULK: 1}
 
 
@@ -64,16 +66,17 @@ def to_request(
             "Its vectors cannot be compared with those you have"
         )
     _check_options(message)
-    if not message.images:
+    images = message.images  # every look at the field makes an object
+    if not images:
         raise NoImagesError("the request holds no image; expected at least one")
-    if len(message.images) > limits.max_images:
+    if len(images) > limits.max_images:
         raise TooManyImagesError(
             f"the request holds more than {limits.max_images} images, which is the limit. "
             "Send several requests, or use StreamExtract"
         )
     outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
     model.check_outputs(outputs)
-    pictures = to_pictures(message.images, model, limits, jpeg_reader, gather=gather)
+    pictures = to_pictures(images, model, limits, jpeg_reader, gather=gather)
     # Tensors beyond the limit are refused one by one.
     answered = [each for each in pictures if each.form == "pixels" or _is_small(each, limits)]
     check_reply_size(message, model, answered, outputs, limits.max_reply_bytes)
@@ -90,9 +93,9 @@ def to_request(
     return request, fingerprint
 
 
-def answer_by(arrived: float, timeout_s: float) -> float:
-    """Return until when an answer has to leave, to be with its caller in time."""
-    way_home_s = max(_WAY_HOME * timeout_s, _SHORTEST_WAY_HOME_S)
+def answer_by(arrived: float, timeout_s: float, images: int = 1) -> float:
+    """Return until when an answer about so many images has to leave, to be with its caller in time."""
+    way_home_s = max(_WAY_HOME * timeout_s, _SHORTEST_WAY_HOME_S) + _IMAGE_S * images
     return arrived + timeout_s - min(way_home_s, _LONGEST_WAY_HOME_S, timeout_s / 2)
 
 

@@ -93,20 +93,25 @@ def filled(value):
 
 
 @pytest.mark.parametrize(
-    ("timeout_s", "way_home_s"),
+    ("timeout_s", "images", "way_home_s"),
     [
-        (0.0, 0.0),
-        (0.001, 0.0005),
-        (0.01, 0.002),
-        (0.25, 0.005),
-        (2.0, 0.04),
-        (10.0, 0.05),
-        (3600.0, 0.05),
+        (0.0, 1, 0.0),
+        (0.001, 1, 0.0005),
+        (0.01, 1, 0.00201),
+        (0.25, 1, 0.00501),
+        (2.0, 1, 0.04001),
+        (10.0, 1, 0.05),
+        (3600.0, 1, 0.05),
+        (0.006, 256, 0.003),
+        (0.02, 256, 0.00456),
+        (0.25, 256, 0.00756),
+        (10.0, 256, 0.05),
     ],
 )
-def test_an_answer_leaves_before_its_caller_gives_up(timeout_s, way_home_s):
-    """Kept for the answer's way: 2 % of a caller's time, 2 to 50 ms, and of very little time a half."""
-    assert 100.0 + timeout_s - answer_by(100.0, timeout_s) == pytest.approx(way_home_s, abs=1e-9)
+def test_an_answer_leaves_before_its_caller_gives_up(timeout_s, images, way_home_s):
+    """Kept for its way: 2 % of his time, 2 ms at least, and 10 µs an image; 50 ms at most, and at most half."""
+    way_s = 100.0 + timeout_s - answer_by(100.0, timeout_s, images)
+    assert way_s == pytest.approx(way_home_s, abs=1e-9)
 
 
 def test_absent_fields_have_the_meaning_that_the_proto_says(translate):
