@@ -41,6 +41,20 @@ def test_vectors_equal_those_of_the_in_process_model(shared, bundle, floats, vec
     np.testing.assert_allclose(vectors(response), in_process(bundle, floats), atol=1e-5, rtol=0)
 
 
+def test_a_tensor_that_is_not_finite_leaves_the_others_their_vectors(shared, bundle, floats, vectors):
+    """Of tensors that came in one message one has an error, and the others have what the model gives here."""
+    response = shared.extract(
+        *(
+            pb.Image(tensor=tensors.from_array(each))
+            for each in (*floats[:3], floats[3] * np.nan, *floats[4:])
+        )
+    )
+    bad = response.results.pop(3)
+    assert "expected finite numbers" in bad.error.message
+    kept = floats[[0, 1, 2, 4, 5, 6, 7]]
+    np.testing.assert_allclose(vectors(response), in_process(bundle, kept), atol=1e-5, rtol=0)
+
+
 def test_the_three_forms_of_one_picture_give_one_vector(shared, bundle, vectors):
     """A file, raw pixels and a normalised tensor of the same picture agree."""
     pixels = CHANCE.integers(0, 256, (32, 32, 3), np.uint8)

@@ -4,8 +4,10 @@
     raw, of another size             resized in the pool            Picture
     raw, of the network's own size   neighbours, up to a megabyte   one Picture of several
     tensor                           checked and copied             Picture
+    tensor, of that size             neighbours, if all are finite  one Picture of several
 
-Nothing is read here: a bad image is found later, and fails alone.
+Nothing is decoded here: a bad image is found later, and fails alone. Tensors that may go together are looked at, since
+one that is not finite has to go by itself; to make a picture of each took longer.
 """
 
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from regard_server.servicers.limits import RequestLimits
 
 # A message may hold a shape of millions of axes; so many are looked at.
 _MOST_AXES = 4
+_FLOAT_BYTES = 4
 # A tensor of this size is checked and copied in about 50 µs, which is less than a hop to a decoder thread.
 _QUICK_BYTES = 1 << 18
 # So much is gathered into one picture: the event loop copies it in one go, which takes it 0.1 to 0.3 ms.
@@ -49,34 +52,69 @@ def to_pictures(
     most = _GATHERED_BYTES // size_bytes if fits(height, width, prepared) else 0
     if most < _FEWEST_GATHERED or height * width > limits.image.max_pixels:
         return [_to_picture(image, model, limits, jpeg_reader) for image in images]
+    tensor_bytes = _FLOAT_BYTES * size_bytes
+    takes_tensors = (
+        _FEWEST_GATHERED * tensor_bytes <= _GATHERED_BYTES
+        and model.min_side <= min(height, width)
+        and max(height, width) <= limits.max_tensor_side
+    )
     pictures: list[Picture] = []
-    alike: list[pb.RawImage] = []
+    alike: list[Any] = []
+    alike_bytes = 0  # of each of them, which tells their form
     for image in images:
-        raw = image.raw
-        ready = raw.height == height and raw.width == width and len(raw.data) == size_bytes
-        if alike and (not ready or len(alike) == most):
-            pictures.append(_gathered(alike, size_bytes, height, width))
-            alike = []
-        if ready:
-            alike.append(raw)
+        source: Any = image.raw
+        if source.height == height and source.width == width and len(source.data) == size_bytes:
+            ready_bytes = size_bytes
         else:
+            source = image.tensor
+            ready_bytes = tensor_bytes if takes_tensors and _is_ready(source, height, width) else 0
+        if alike and (ready_bytes != alike_bytes or len(alike) == most):
+            pictures += _gathered(alike, alike_bytes, model, limits)
+            alike = []
+        if not ready_bytes:
             pictures.append(_to_picture(image, model, limits, jpeg_reader))
+            continue
+        if not alike:
+            alike_bytes, most = ready_bytes, _GATHERED_BYTES // ready_bytes
+        alike.append(source)
     if alike:
-        pictures.append(_gathered(alike, size_bytes, height, width))
+        pictures += _gathered(alike, alike_bytes, model, limits)
     return pictures
 
 
-def _gathered(alike: Sequence[pb.RawImage], size_bytes: int, height: int, width: int) -> Picture:
-    """Return pictures that were found to be of the network's own size as one."""
-    return Picture(
-        lambda: [raw.data for raw in alike],
-        len(alike) * size_bytes,
-        "pixels",
-        height,
-        width,
-        quick=True,
-        images=len(alike),
+def _is_ready(tensor: pb.Tensor, height: int, width: int) -> bool:
+    """Tell whether a tensor is of the network's own size, and valid if all of it is finite."""
+    return (
+        tensor.dtype == pb.DATA_TYPE_FLOAT32
+        and len(tensor.data) == _FLOAT_BYTES * CHANNELS * height * width
+        and tuple(tensor.shape[:_MOST_AXES]) == (CHANNELS, height, width)
     )
+
+
+def _gathered(
+    alike: Sequence[Any], each_bytes: int, model: ServedModel, limits: RequestLimits
+) -> list[Picture]:
+    """Return images of one form that are of the network's own size as one, but for tensors that are not all finite."""
+    height, width = model.preprocessing.height, model.preprocessing.width
+    are_raw = each_bytes == height * width * CHANNELS
+    if not are_raw and (len(alike) < _FEWEST_GATHERED or not _are_finite(alike)):
+        return [_from_tensor(tensor, model, limits) for tensor in alike]
+    return [
+        Picture(
+            lambda: [source.data for source in alike],
+            len(alike) * each_bytes,
+            "pixels" if are_raw else "tensor",
+            height,
+            width,
+            quick=True,
+            images=len(alike),
+        )
+    ]
+
+
+def _are_finite(alike: Sequence[pb.Tensor]) -> bool:
+    """Tell whether there is no NaN and no infinity in any of several tensors of float32."""
+    return bool(np.isfinite(np.frombuffer(b"".join([each.data for each in alike]), "<f4")).all())
 
 
 def _to_picture(
@@ -107,20 +145,23 @@ def _to_picture(
                 content=lambda: (b"raw", b"%d %d" % (raw.height, raw.width), raw.data),
             )
         case "tensor":
-            tensor = image.tensor
-            size = len(tensor.data)
-            height, width = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
-            return Picture(
-                lambda: [_read_tensor(tensor, model, limits)],
-                size,
-                "tensor",
-                height,
-                width,
-                quick=size <= _QUICK_BYTES,
-                content=lambda: (b"tensor", _kind_of(tensor), tensor.data),
-            )
+            return _from_tensor(image.tensor, model, limits)
         case _:
             return Picture(_read_nothing, 0, "pixels", height, width, quick=True)
+
+
+def _from_tensor(tensor: pb.Tensor, model: ServedModel, limits: RequestLimits) -> Picture:
+    size = len(tensor.data)
+    height, width = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
+    return Picture(
+        lambda: [_read_tensor(tensor, model, limits)],
+        size,
+        "tensor",
+        height,
+        width,
+        quick=size <= _QUICK_BYTES,
+        content=lambda: (b"tensor", _kind_of(tensor), tensor.data),
+    )
 
 
 def _kind_of(tensor: pb.Tensor) -> bytes:

@@ -213,6 +213,64 @@ def test_pictures_are_not_gathered_past_the_limit_on_pixels(catalog, largest):
     assert [each.images for each in request.pictures] == ([2] if largest == 16 else [1, 1])
 
 
+def ready_tensor(value):
+    return pb.Image(tensor=tensors.from_array(np.full((3, 4, 4), value, np.float32)))
+
+
+def translated(catalog, images, **limits):
+    """Return the pictures of images that may be gathered."""
+    within = replace(LIMITS, max_images=len(images), **limits)
+    message = pb.ExtractRequest(images=images)
+    return to_request(message, catalog, within, arrived=1.0, deadline=2.0, gather=True)[0].pictures
+
+
+def test_tensors_that_are_ready_for_the_network_go_their_way_together(catalog, monkeypatch):
+    """Those of the network's own size are gathered like pixels, but not with them, and others stay by themselves."""
+    monkeypatch.setattr(pictures, "_GATHERED_BYTES", 192 * 3)
+    ready = [ready_tensor(number) for number in range(5)]
+    others = [
+        zeros(3, 4, 5),
+        zeros(4, 4, 3),
+        zeros(3, 4, 4, data=bytes(191)),
+        zeros(3, 4, 4, dtype=pb.DATA_TYPE_UNSPECIFIED),
+        zeros(3, 4, 4, *[1] * 1000),
+        zeros(48),
+    ]
+    found = translated(catalog, [*ready, RAW, RAW, ready[0], RAW, *ready[:2], *others])
+    forms = [(each.form, each.images) for each in found[:6]]
+    assert forms == [("tensor", 3), ("tensor", 2), ("pixels", 2), ("tensor", 1), ("pixels", 1), ("tensor", 2)]
+    assert [each.images for each in found[6:]] == [1] * len(others)
+    together = [found[0], found[1], found[5]]
+    assert all(each.quick and each.size_bytes == 192 * each.images for each in together)
+    assert [bytes(one) for each in together for one in each.read()] == [
+        image.tensor.data for image in (*ready, *ready[:2])
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_tensor_that_is_not_finite_fails_alone_among_those_of_its_size(catalog, value):
+    """It is read by itself, and so are those that might have gone with it."""
+    first, bad, last = translated(catalog, [ready_tensor(1.0), ready_tensor(value), ready_tensor(2.0)])
+    with pytest.raises(NonFiniteTensorError, match="NaN or infinity"):
+        bad.read()
+    assert [each.read()[0].mean() for each in (first, last)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("limit", [3, 4])
+def test_tensors_are_not_gathered_past_the_limit_on_their_sides(catalog, limit):
+    """A limit below the network's own size is each tensor's to be refused by."""
+    found = translated(catalog, [ready_tensor(1.0)] * 2, max_tensor_side=limit)
+    assert [each.images for each in found] == ([2] if limit == 4 else [1, 1])
+
+
+def test_large_tensors_are_read_in_the_pool_one_by_one(catalog, monkeypatch):
+    """Of which two would be more than is gathered: pixels of the same size may still go together."""
+    monkeypatch.setattr(pictures, "_GATHERED_BYTES", 192 * 2 - 1)
+    monkeypatch.setattr(pictures, "_QUICK_BYTES", 191)
+    found = translated(catalog, [ready_tensor(1.0)] * 2 + [RAW] * 2)
+    assert [(each.images, each.quick) for each in found] == [(1, False), (1, False), (2, True)]
+
+
 def test_a_tensor_is_given_as_it_is(read):
     """A ready tensor is neither resized nor normalised."""
     values = np.arange(3 * 5 * 6, dtype=np.float32).reshape(3, 5, 6)
