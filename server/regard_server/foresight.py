@@ -6,7 +6,8 @@
 Under overload most calls are refused, on the cores that serve the others. Refused here, one with a JPEG costs the
 server 245 µs of processor time instead of 336, of which the event loop 143 instead of 231 (README of tests/benchmarks).
 It is the decision of `Scheduler.reserve`, for one image of a kind that others wait in; whoever gets past it is asked
-again when his message is there. Where nobody was refused lately, nothing is foreseen.
+again when his message is there. Where nobody was refused lately, nothing is foreseen. The thread that waits for calls
+refuses by itself, without waking the event loop: of calls that come one by one, each costs a quarter less so.
 """
 
 import time
@@ -19,7 +20,7 @@ from regard_server.metrics import Metrics
 
 
 class Foresight:
-    """Asked by the front end about every call, before its message is received; used from the event loop.
+    """Asked by the front end about every call, before its message is received, by whoever takes calls.
 
     Args:
         method: the method that it is about, "/package.Service/Method".
@@ -63,6 +64,6 @@ class Foresight:
         try:
             self._batcher.foresee(self._answer_by(self._clock(), timeout_s))
         except OverloadedError as error:
-            self._metrics.items.labels(self._model, "shed").inc()
+            self._metrics.items.apart(self._model, "shed").inc()
             return self._refuse(method, metadata, error)
         return None

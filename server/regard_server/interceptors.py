@@ -67,11 +67,11 @@ class CallInterceptor:
         return refusal
 
     def refuse_unread(self, method: str, metadata: Metadata, error: RegardError) -> Refusal:
-        """Return what a call is sent that ends with an error before its message is received."""
+        """Return what a call is sent that ends with an error before its message is received; by whoever takes calls."""
         began = time.perf_counter()
         request_id = name_of(metadata)
         trailers = ((METADATA_KEY, request_id), *to_trailers(error, request_id))
-        self._record(method.rpartition("/")[2], error.code, time.perf_counter() - began)
+        self._record(method.rpartition("/")[2], error.code, time.perf_counter() - began, unread=True)
         return Refusal(error.code, error.message, trailers)
 
     def _guard(
@@ -109,9 +109,10 @@ class CallInterceptor:
 
         return guarded
 
-    def _record(self, method: str, code: grpc.StatusCode, elapsed_s: float) -> None:
-        self._metrics.requests.labels(method, code.name).inc()
-        self._metrics.request_seconds.labels(method).observe(elapsed_s)
+    def _record(self, method: str, code: grpc.StatusCode, elapsed_s: float, *, unread: bool = False) -> None:
+        requests, seconds = self._metrics.requests, self._metrics.request_seconds
+        (requests.apart if unread else requests.labels)(method, code.name).inc()
+        (seconds.apart if unread else seconds.labels)(method).observe(elapsed_s)
         level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
         self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed_s * 1000)
 

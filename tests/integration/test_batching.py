@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 import time
 
 import grpc
@@ -170,8 +171,23 @@ def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped
     assert served.begin(*pictures(1), timeout=60).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     unread = code_of_no_request() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert unread == (frontend == "direct")
+    if unread:
+        assert_no_loop_is_woken(served.server._front_end, code_of_no_request)
     served.gate.open()
     assert all(future.result().results for future in swamped)
+
+
+def assert_no_loop_is_woken(front_end, code_of_no_request):
+    """Check that a call that comes in a quiet moment is refused by the thread that waited for it."""
+    foresight, threads = front_end._foresight, []
+
+    def refuse(*call):
+        threads.append(threading.current_thread().name)
+        return foresight(*call)
+
+    front_end._foresight = refuse
+    while "grpc" not in threads:  # whatever comes before the event loop has settled the last call is its own
+        assert code_of_no_request() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_what_is_remembered_is_answered_whatever_waits(serve, pictures):

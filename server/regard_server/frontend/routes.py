@@ -30,8 +30,9 @@ class Routes:
             full name and the call's metadata, returns what answers the call instead, and None to let it in. Must
             be quick, and is called from whatever thread takes calls. None: everybody is let in.
         foresight: asked after the door, with the caller's deadline on the clock of the wall (None: never) besides:
-            returns what the call is refused with, and None to let it in. It is a short cut for front ends that know
-            deadlines before messages; whoever is not refused by it is refused later. None: nobody is refused unread.
+            returns what the call is refused with, and None to let it in. It is asked by one thread at a time. It is a
+            short cut for front ends that know deadlines before messages; whoever is not refused by it is refused
+            later. None: nobody is refused unread.
     """
 
     def __init__(self, wrap: Wrap) -> None:

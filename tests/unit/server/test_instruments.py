@@ -42,6 +42,23 @@ def test_an_observation_that_came_so_many_times_is_that_many(observations):
         assert exposed(registries[0]) == exposed(registries[1])
 
 
+@given(st.lists(st.tuples(models, st.sampled_from([0.125, 3.0]), st.booleans())))
+def test_what_is_counted_apart_is_added_to_the_rest(observations):
+    """Where two threads count, a scrape and the page see the sums, and none of either's own changes the other's."""
+    registries = CollectorRegistry(), CollectorRegistry()
+    one, two = (HistogramFamily("seconds", "About.", ["model"], BOUNDS, each) for each in registries)
+    once, twice = (CounterFamily("things", "About.", ["model"], each) for each in registries)
+    for model, value, apart in observations:
+        one.labels(model).observe(value)
+        once.labels(model).inc(value)
+        (two.apart if apart else two.labels)(model).observe(value)
+        (twice.apart if apart else twice.labels)(model).inc(value)
+    assert exposed(registries[0]) == exposed(registries[1])
+    assert {key: each.counts for key, each in one.children().items()} == {
+        key: each.counts for key, each in two.children().items()
+    }
+
+
 @given(st.lists(st.tuples(models, st.integers(0, 9))))
 def test_a_counter_is_exposed_as_prometheus_client_does(additions):
     """The same additions give the same text."""

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from regard_server.frontend.direct.call import Call
-from regard_server.frontend.direct.core import CoreCall, CoreServer, Taken, ignore, left, message
+from regard_server.frontend.direct.core import CoreCall, CoreServer, OnDone, Taken, ignore, left, message
 from regard_server.frontend.direct.method import to_method
 from regard_server.frontend.routes import Routes
 
@@ -54,10 +54,12 @@ class DirectFrontEnd:
         self._methods = {name: to_method(name, handler) for name, handler in routes.methods.items()}
         self._logger = logger
         self._loop = asyncio.get_running_loop()
-        self._core = CoreServer(options, self._arrive)
+        self._on_call = self._arrive  # always the same object, so that it is known again
+        self._core = CoreServer(options, self._on_call)
         self._thread = threading.Thread(target=self._wait_for_events, name="grpc", daemon=True)
         self._idle = threading.Lock()  # released by the event loop, acquired by the thread
         self._serving = False
+        self._asking = threading.Lock()  # for a call, or for no more of them
         self._calls: set[Call] = set()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._ending = asyncio.Lock()
@@ -85,9 +87,10 @@ class DirectFrontEnd:
         """Take no more calls, and cancel those that are not over in time; again and again if need be."""
         if not self._thread.ident:  # never started
             return
-        serving, self._serving = self._serving, False  # to ask for a call while shutting down is an error
-        if serving:
-            self._core.shut_down(lambda _: self._over.set_result(None))
+        with self._asking:
+            serving, self._serving = self._serving, False  # to ask for a call while shutting down is an error
+            if serving:
+                self._core.shut_down(lambda _: self._over.set_result(None))
         if not (await asyncio.wait((self._over,), timeout=grace_s))[0]:
             self._core.cancel_all()
             await asyncio.wait((self._over,))
@@ -103,12 +106,38 @@ class DirectFrontEnd:
         while True:
             self._idle.acquire()
             taken = self._core.take(wait=True)
-            while taken and taken[0] is ignore:  # not worth waking anybody: half of all events
+            while taken and self._is_settled(*taken):
                 taken = self._core.take(wait=True)
             if taken is None:
                 return
             self._loop.call_soon_threadsafe(self._work, taken)
             del taken  # it would keep its call alive
+
+    def _is_settled(self, on_done: OnDone, event: Any) -> bool:
+        """Settle an event here, if that takes no more than waking the event loop; called from the waiting thread."""
+        if on_done is ignore:  # half of all events
+            return True
+        if on_done is not self._on_call or not event.success or not self._serving:
+            return False
+        core = CoreCall(event)
+        if not self._is_refused(core):
+            return False
+        with self._asking:
+            if self._serving:
+                self._core.ask()
+        return True
+
+    def _is_refused(self, core: CoreCall) -> bool:
+        """Refuse a call unread, if it is foreseen that it would be; called by whoever takes events."""
+        if self._foresight is None or core.method not in self._methods:
+            return False
+        if self._door and self._door(core.method, core.metadata):
+            return False
+        refusal = self._foresight(core.method, core.metadata, core.deadline)
+        if refusal is None:
+            return False
+        core.refuse(refusal.code.value[0], refusal.details, tuple(refusal.trailers))
+        return True
 
     def _work(self, taken: Taken | None = None) -> None:
         """Handle what has happened, give every task its turn, look again; when all is quiet, let the thread wait."""
