@@ -40,6 +40,7 @@ class ServedModel:
         compute_dtype: "float32", ….
         engine: "eager", ….
         device: "cpu", "cuda:0".
+        exact: outputs of pictures that `engine` does not give: a float32 network beside it does.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ServedModel:
     compute_dtype: str
     engine: str
     device: str
+    exact: frozenset[str] = frozenset()
 
     @property
     def fingerprint(self) -> str:

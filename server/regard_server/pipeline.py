@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import compress
-from typing import Literal
 
 from regard_server.admission import Admission
 from regard_server.answers import Answers, Room
@@ -27,7 +26,7 @@ from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Reuse
 from regard_server.waiting import Entry
-from regard_server.work import BatchKey
+from regard_server.work import BatchKey, CostClass
 
 _TOO_LATE = "the deadline passed after {:.3f} s"
 _MAPS = frozenset({"feature_map", "attention"})
@@ -119,7 +118,13 @@ class Pipeline:
         Where there is not enough for all, those whose answers are remembered do without: they will not go there.
         """
         name, cost = request.model.name, _cost_class(request)
-        keys = [BatchKey(name, each.form, each.height, each.width, cost) for each in request.pictures]
+        of_tensors: CostClass = (
+            "pooled" if cost == "exact" else cost
+        )  # one network gives all of their vectors
+        keys = [
+            BatchKey(name, each.form, each.height, each.width, cost if each.form == "pixels" else of_tensors)
+            for each in request.pictures
+        ]
         try:
             self._promise(request, request.pictures, keys)
         except OverloadedError:
@@ -250,9 +255,11 @@ async def _tell(way: Awaitable[Result], give: Give, fail: Callable[[BaseExceptio
         fail(error)
 
 
-def _cost_class(request: Request) -> Literal["pooled", "maps"]:
+def _cost_class(request: Request) -> CostClass:
     outputs = request.model.outputs
-    return "maps" if any(outputs[name].kind in _MAPS for name in request.outputs) else "pooled"
+    if any(outputs[name].kind in _MAPS for name in request.outputs):
+        return "maps"
+    return "pooled" if request.model.exact.isdisjoint(request.outputs) else "exact"
 
 
 def _outcome_label(error: RegardError) -> str:

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from regard_server.errors import RegardError
 
+CostClass = Literal["pooled", "exact", "maps"]
+
 
 class BatchKey(NamedTuple):
     """Which images can ride in one batch: those of one model, form and size, and of like cost.
@@ -19,15 +21,16 @@ class BatchKey(NamedTuple):
         form: uint8 pixels, or a float tensor that is normalised already.
         height: rows.
         width: columns.
-        cost: "pooled" where only vectors are wanted, "maps" where a batch also carries feature or attention maps,
-            which are bulky and can keep a network from its fused kernels.
+        cost: "pooled" where only vectors are wanted, "exact" where another network has to run for some of them than
+            the one that gives the embedding, "maps" where a batch also carries feature or attention maps, which are
+            bulky and can keep a network from its fused kernels.
     """
 
     model: str
     form: Literal["pixels", "tensor"]
     height: int
     width: int
-    cost: Literal["pooled", "maps"]
+    cost: CostClass
 
 
 class Work(NamedTuple):

@@ -1,6 +1,10 @@
 """Run: a batch of pictures goes through a network on one device.
 
-    works ─→ stack ─→ the chosen runner, or the exact one ─→ arrays ─→ everybody's rows
+    works ─→ stack ─┬─→ the chosen runner ──────────────────────────┬─→ arrays ─→ everybody's rows
+                    └─→ the exact one, for what that does not cover ┘
+
+Which of the two gives an output is the same in every batch, whatever is asked beside it, so that a picture has one
+embedding.
 
 Everything here happens in the device's one thread: it loads, warms up and runs the networks (loaded in one thread
 and run in another, a small ResNet was 1.5 times slower).
@@ -8,13 +12,15 @@ and run in another, a small ResNet was 1.5 times slower).
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from regard_models import ModelBundle
+from regard_models import ModelBundle, Preprocessing
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
 from regard_server.engine.choice import find_profile
@@ -50,9 +56,13 @@ class _Loaded:
             self.bundle.model, self.bundle.preprocessing, FOLDED, self.device, streams=self.streams
         )
 
-    def runner_for(self, key: BatchKey, outputs: Sequence[str]) -> Runner:
-        fits = key.form == "pixels" and self.runner.covers(key, outputs)
-        return self.runner if fits else self.exact
+    def runners(self, key: BatchKey, outputs: Sequence[str]) -> Iterator[tuple[Runner, Sequence[str]]]:
+        """Yield who runs, and what each gives."""
+        covered = [name for name in outputs if key.form == "pixels" and self.runner.covers(key, name)]
+        if covered:
+            yield self.runner, covered
+        if len(covered) < len(outputs):
+            yield self.exact, [name for name in outputs if name not in covered]
 
 
 class Engine:
@@ -102,6 +112,10 @@ class Engine:
         """
         torch.set_num_threads(self._options.threads)
         mode = self.profile(bundle).chosen
+        before = self._streams.allocated_bytes()
+        runner = self._build(bundle, mode)
+        weights_bytes = self._streams.allocated_bytes() - before
+        own = _own_key(bundle.name, bundle.preprocessing)
         invariant = ", invariant" if self._options.invariant else ""
         served = ServedModel(
             name=bundle.name,
@@ -116,10 +130,8 @@ class Engine:
             compute_dtype=mode.dtype,
             engine=f"{mode.engine}{invariant}",
             device=str(self._device),
+            exact=frozenset(name for name in bundle.model.outputs if not runner.covers(own, name)),
         )
-        before = self._streams.allocated_bytes()
-        runner = self._build(bundle, mode)
-        weights_bytes = self._streams.allocated_bytes() - before
         self._loaded[bundle.name] = _Loaded(
             bundle, served, runner, self._device, self._streams, weights_bytes
         )
@@ -141,7 +153,7 @@ class Engine:
         costs = []
         for name, loaded in self._loaded.items():
             prepared = loaded.served.preprocessing
-            key = BatchKey(name, "pixels", prepared.height, prepared.width, "pooled")
+            key = _own_key(name, prepared)
             blank = bytes(prepared.height * prepared.width * 3)
             for size in _warm_sizes(self._options.max_batch):
                 seconds = 0.0
@@ -198,8 +210,11 @@ class Engine:
 
     def _run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows]:
         wanted = list(dict.fromkeys(name for work in batch for name in work.outputs))
-        runner = self._loaded[key.model].runner_for(key, wanted)
-        return split(runner.run(key, stack(key, batch), wanted), batch)
+        pictures = stack(key, batch)
+        arrays: dict[str, npt.NDArray[np.float32]] = {}
+        for runner, outputs in self._loaded[key.model].runners(key, wanted):
+            arrays.update(runner.run(key, pictures, outputs))
+        return split(arrays, batch)
 
     def _build(self, bundle: ModelBundle, mode: Mode) -> Runner:
         if mode.engine == "openvino":
@@ -221,6 +236,11 @@ class Engine:
             sizes=sizes,
             on_padded=partial(self._on_padded, bundle.name),
         )
+
+
+def _own_key(name: str, prepared: Preprocessing) -> BatchKey:
+    """Return the kind of batch that nearly everybody rides in: embeddings of pictures at the model's own size."""
+    return BatchKey(name, "pixels", prepared.height, prepared.width, "pooled")
 
 
 def _singly(work: Work) -> list[Work]:

@@ -128,13 +128,9 @@ class OpenVinoRunner:
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)
 
-    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
+    def covers(self, key: BatchKey, output: str) -> bool:
         """Tell whether these are embeddings of pictures at the model's input size."""
-        return (
-            key.form == "pixels"
-            and (key.height, key.width) == self._size
-            and tuple(outputs) == ("embedding",)
-        )
+        return key.form == "pixels" and (key.height, key.width) == self._size and output == "embedding"
 
     def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:  # noqa: ARG002
         """Return the embeddings of a batch."""

@@ -14,8 +14,8 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 class Runner(Protocol):
     """A network in one mode on one device; used by the device's thread only."""
 
-    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:
-        """Tell whether it can give these outputs of this kind of batch."""
+    def covers(self, key: BatchKey, output: str) -> bool:
+        """Tell whether it can give an output of this kind of batch."""
 
     def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:
         """Return outputs of a batch: (B, H, W, 3) uint8 or (B, 3, H, W) float32 -> (B, …) float32, each."""

@@ -49,7 +49,7 @@ class Normalised(nn.Module):
 
 
 class TorchRunner:
-    """Any output of any input, in one mode.
+    """Any output of any input, in one mode; compiled it covers the embedding of pixels only.
 
     Args:
         network: a backbone of regard_models in eval mode.
@@ -92,9 +92,9 @@ class TorchRunner:
         """The network itself."""
         return self._module.network
 
-    def covers(self, key: BatchKey, outputs: Sequence[str]) -> bool:  # noqa: ARG002 - it covers everything
-        """Say yes."""
-        return True
+    def covers(self, key: BatchKey, output: str) -> bool:
+        """Tell whether it gives an output in its mode; `run` gives the others too, but not compiled."""
+        return self._compiled is None or (key.form == "pixels" and output == "embedding")
 
     @torch.inference_mode()
     def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:

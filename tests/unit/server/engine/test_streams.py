@@ -187,3 +187,20 @@ def test_rows_that_fill_a_batch_are_counted():
     runner.run(PIXELS, pictures[:2], ("embedding",))
     runner.run(PIXELS, pictures[:3], ("layer1",))
     assert told == [3, 2]
+
+
+def test_a_compiled_network_is_asked_for_what_was_compiled():
+    """The embedding of pixels is one computation; whatever is asked beside it does not change how it is made."""
+    bundle = load_bundle("resnet_tiny")
+    runner = TorchRunner(
+        bundle.model,
+        bundle.preprocessing,
+        Mode("folded", "float32"),
+        torch.device("cpu"),
+        streams=HostStreams(),
+    )
+    assert runner.covers(PIXELS, "logits")
+    runner._compiled = runner._module  # as it would be compiled, for a minute
+    tensors = PIXELS._replace(form="tensor")
+    asked = [(PIXELS, "embedding"), (PIXELS, "logits"), (tensors, "embedding")]
+    assert [runner.covers(*each) for each in asked] == [True, False, False]
