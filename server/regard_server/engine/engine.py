@@ -25,6 +25,7 @@ from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
 from regard_server.engine.choice import find_profile
 from regard_server.engine.invariance import check_invariance
+from regard_server.engine.memory import is_out_of_memory
 from regard_server.engine.mode import FOLDED, Mode
 from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.options import EngineOptions
@@ -178,7 +179,9 @@ class Engine:
         before = self._streams.allocated_bytes()
         try:
             rows = self._run(key, batch)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             self._capacity.exhausted(key, size)
             if size == 1:
                 full = f"the image does not fit into the memory of {self._device}: {error}"

@@ -187,12 +187,26 @@ def test_only_the_outputs_asked_for_are_guarded(engine, watch):
     assert isinstance(second, NonFiniteOutputError)
 
 
-def test_a_batch_that_memory_does_not_hold_is_split_until_it_does(engine, watch, caplog):
-    """Everybody is answered, in order, in batches that fit, and the split is logged."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no room"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: …"
+        ),
+        RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223: std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["CUDA", "numpy", "torch", "OpenVINO", "oneDNN", "cuDNN"],
+)
+def test_a_batch_that_memory_does_not_hold_is_split_until_it_does(engine, watch, caplog, error):
+    """Everybody is answered, in order, in batches that fit, and the split is logged, whoever wanted memory."""
 
     def exhaust(x):
         if len(x) > 3:
-            raise torch.OutOfMemoryError("no room")
+            raise error
 
     works = [Work([picture()], ("embedding",)) for _ in range(10)]
     alone = [run(engine, PIXELS, [work])[0]["embedding"] for work in works]
