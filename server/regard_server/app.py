@@ -61,6 +61,7 @@ from regard_server.servicers.parsing import bounded_parser
 from regard_server.servicers.requests import answer_by
 from regard_server.settings import Settings, is_local
 from regard_server.sources import resolve_sources
+from regard_server.work import likeness
 
 # What the device thread may still be busy with when everybody has been answered: the batch of callers who left.
 _LAST_BATCH_S = 10.0
@@ -98,7 +99,7 @@ class Server:
             max_client_images=settings.max_client_images,
         )
         self._decoders = DecodePool(settings.decode_threads or cores, time.monotonic)
-        costs, capacity = CostModel(), BatchCapacity(settings.max_batch)
+        costs, capacity = CostModel(likeness), BatchCapacity(settings.max_batch)
         devices = settings.device.split(",")
         self._batcher = Batcher(
             Scheduler(capacity, costs, Hold(settings.max_delay_s, costs), devices=len(devices)),

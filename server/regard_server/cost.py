@@ -14,12 +14,15 @@ times what was predicted of most sizes, of which each comes up every few seconds
 
 The margin rises fast and falls slowly (an expectile: errors above it weigh four times), because a promise that was kept
 too early costs little and one that was broken costs the whole computation. One outlier can at most double an estimate.
-Before anything was seen the answer is 0: nobody is refused on a guess.
+Callers choose the shapes of tensors, and what they ask for: a kind of batch that was never seen is taken to cost what
+the nearest kind that was seen does, by their likeness. Its first batch may build a network or choose kernels, so it is
+an outlier, too, beside that. Where nothing like it was seen the answer is 0: nobody is refused on nothing.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 # Weights of the newest batch: for the pace, which changes within seconds, and for a size's place on the curve.
 _PACE = 0.2
@@ -29,6 +32,23 @@ _RISE = 0.2
 _FALL = 0.05
 _MOST_SURPRISE = 2.0
 _MOST_KEYS = 1024
+
+
+class Likeness(NamedTuple):
+    """What a kind of batch has in common with others.
+
+    Attributes:
+        families: names of what it belongs to, the closest first.
+        weight: what a batch of it costs beside one of the same size of another kind of its families.
+    """
+
+    families: tuple[Hashable, ...]
+    weight: float
+
+
+def unlike(_key: Any) -> Likeness:
+    """Say of every kind that it is like no other."""
+    return Likeness((), 1.0)
 
 
 @dataclass(slots=True)
@@ -71,30 +91,50 @@ class _Kind:
 
 
 class CostModel:
-    """Learnt costs, by key and batch size. Seconds throughout; not thread-safe."""
+    """Learnt costs, by key and batch size. Seconds throughout; not thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        likeness: says which kinds are like a key's.
+    """
+
+    def __init__(self, likeness: Callable[[Any], Likeness] = unlike) -> None:
+        self._likeness = likeness
         self._seen: dict[Hashable, _Kind] = {}
+        self._newest: dict[Hashable, Hashable] = {}  # by family, the kind that was seen first most lately
 
     def observe(self, key: Hashable, size: int, seconds: float) -> None:
         """Learn from a batch that ran."""
         kind = self._seen.pop(key, None)
         if kind is None:
+            guess = self._guess(key, size)
+            seconds = min(seconds, _MOST_SURPRISE * guess) if guess else seconds
             if len(self._seen) >= _MOST_KEYS:  # callers choose the shapes of float tensors
                 del self._seen[next(iter(self._seen))]
             kind = _Kind()
+            for family in self._likeness(key).families:
+                self._newest[family] = key
         self._seen[key] = kind  # the newest is last
         kind.observe(size, seconds)
 
     def seconds(self, key: Hashable, size: int) -> float:
-        """Return what a batch of this size is likely to cost; 0 where nothing is known of its kind."""
+        """Return what a batch of this size is likely to cost; 0 where nothing is known of its kind, or the like."""
         kind = self._seen.get(key)
-        return kind.seconds(size) if kind else 0.0
+        return kind.seconds(size) if kind else self._guess(key, size)
 
     def backlog(self, key: Hashable, count: int, max_batch: int) -> float:
         """Return what `count` images cost in as few batches as possible."""
         full, rest = divmod(count, max_batch)
         return full * self.seconds(key, max_batch) + (self.seconds(key, rest) if rest else 0.0)
+
+    def _guess(self, key: Hashable, size: int) -> float:
+        """Return what a batch of a kind that was never seen is likely to cost; 0 where nothing is known."""
+        families, weight = self._likeness(key)
+        for family in families:
+            other = self._newest.get(family)
+            kind = self._seen.get(other)
+            if kind is not None:
+                return kind.seconds(size) * weight / self._likeness(other).weight
+        return 0.0
 
     def largest_within(self, key: Hashable, limit_s: float, most: int) -> int:
         """Return the largest size up to `most` whose cost is within the limit, by bisection; 0 if none is."""

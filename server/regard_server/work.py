@@ -6,9 +6,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from regard_server.cost import Likeness
 from regard_server.errors import RegardError
 
 CostClass = Literal["pooled", "exact", "maps"]
+
+# What a batch takes, at most, that needs the float32 network beside the chosen engine, or copies maps.
+_DEARER = 4.0
 
 
 class BatchKey(NamedTuple):
@@ -31,6 +35,13 @@ class BatchKey(NamedTuple):
     height: int
     width: int
     cost: CostClass
+
+
+def likeness(key: BatchKey) -> Likeness:
+    """Return which kinds of batch cost about as much, by their pixels: those of one form and class, or of one model."""
+    usual = key.form == "pixels" and key.cost == "pooled"
+    weight = key.height * key.width * (1.0 if usual else _DEARER)
+    return Likeness(((key.model, key.form, key.cost), (key.model,)), weight)
 
 
 class Work(NamedTuple):

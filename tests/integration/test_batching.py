@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server import batcher
 from regard_server.servicers import features
@@ -352,3 +353,28 @@ def test_a_batch_that_fails_is_its_own_affair(served, busy, pictures, reason):
     assert sizes([served.begin(*pictures(1))]) == [1]
     assert served.journal.count("failed") == 2
     served.assert_empty()
+
+
+def tensor_of(side):
+    return pb.Image(tensor=tensors.from_array(np.zeros((3, side, side), np.float32)))
+
+
+def test_a_kind_that_was_never_run_is_not_admitted_blindly(served, busy, reason):
+    """A tensor of a new shape is taken to cost by its pixels what the model's other batches do."""
+    served.queue.expect_slow_batches(1)
+    with pytest.raises(grpc.RpcError) as error:
+        served.extract(tensor_of(64), timeout=60)
+    assert reason(error.value) == "OVERLOADED"
+    served.gate.open()
+    assert busy.result().results
+
+
+def test_a_tensor_that_will_be_refused_costs_the_device_nothing(served, busy, reason):
+    """It is told what is wrong with it, not that its absurd shape would take a year."""
+    served.queue.expect_slow_batches(1)
+    image = tensor_of(64)
+    image.tensor.shape[:] = [3, 1 << 30, 1 << 30]
+    (result,) = served.extract(image).results
+    assert reason(result.error) == "IMAGE_TOO_LARGE"
+    served.gate.open()
+    assert busy.result().results

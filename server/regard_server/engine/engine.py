@@ -11,10 +11,11 @@ and run in another, a small ResNet was 1.5 times slower).
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +49,20 @@ class _Loaded:
     device: torch.device
     streams: Streams
     weights_bytes: int  # on a device that counts
+    made: Runner | None = None
+    building: threading.Lock = field(default_factory=threading.Lock)
 
-    @cached_property
     def exact(self) -> Runner:
+        """Return the float32 network; made when it is first wanted, since hardly anybody wants it.
+
+        Of the default model it takes 32 MB and 0.2 s, which nobody's start should pay for.
+        """
+        with self.building:  # by one lane
+            if self.made is None:
+                self.made = self._make_exact()
+            return self.made
+
+    def _make_exact(self) -> Runner:
         if isinstance(self.runner, TorchRunner) and self.served.compute_dtype == "float32":
             return self.runner
         return TorchRunner(
@@ -63,7 +75,7 @@ class _Loaded:
         if covered:
             yield self.runner, covered
         if len(covered) < len(outputs):
-            yield self.exact, [name for name in outputs if name not in covered]
+            yield self.exact(), [name for name in outputs if name not in covered]
 
 
 class Engine:

@@ -152,7 +152,9 @@ def _to_picture(
 
 def _from_tensor(tensor: pb.Tensor, model: ServedModel, limits: RequestLimits) -> Picture:
     size = len(tensor.data)
-    height, width = tuple(tensor.shape)[-2:] if len(tensor.shape) == 3 else (0, 0)  # noqa: PLR2004 - C, H, W
+    height, width = 0, 0  # what will be refused costs the device nothing
+    if len(tensor.shape) == 3 and max(tensor.shape) <= limits.max_tensor_side:  # noqa: PLR2004 - C, H, W
+        _, height, width = tensor.shape
     return Picture(
         lambda: [_read_tensor(tensor, model, limits)],
         size,

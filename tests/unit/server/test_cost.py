@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regard_server.cost import CostModel
+from regard_server.cost import CostModel, Likeness
+from regard_server.work import BatchKey, likeness
 
 
 def costs(*seen):
@@ -18,6 +19,53 @@ def costs(*seen):
 def test_what_was_never_seen_costs_nothing():
     """Nobody is refused on a guess."""
     assert CostModel().seconds("k", 8) == 0.0
+
+
+def alike(key):
+    """Say that "small2" and "large8" are of one family each, and all of one; a digit is a kind's weight."""
+    return Likeness((key[:-1], "all"), float(key[-1]))
+
+
+def test_a_kind_that_was_never_seen_costs_what_the_nearest_one_does():
+    """Callers choose shapes: a new one is not free, but as dear as others of its family, or as any, by weight."""
+    model = CostModel(alike)
+    model.observe("small2", 1, 1.0)
+    assert [model.seconds("small2", 1), model.seconds("small4", 1), model.seconds("large8", 3)] == [1, 2, 12]
+    model.observe("large8", 1, 3.0)
+    assert [model.seconds("small4", 1), model.seconds("large4", 1), model.seconds("other8", 1)] == [2, 1.5, 3]
+
+
+def test_the_first_batch_of_a_new_kind_at_most_doubles_what_was_expected():
+    """It may build a network; that is not what the next one costs."""
+    model = CostModel(alike)
+    model.observe("small2", 1, 1.0)
+    model.observe("large8", 1, 100.0)
+    assert model.seconds("large8", 1) == 8.0
+    model.observe("large4", 1, 2.0)
+    assert model.seconds("large4", 1) == 2.0
+
+
+def test_a_relative_that_was_forgotten_is_not_asked():
+    """However many kinds there were, an estimate is of one that is known, or 0."""
+    model = CostModel(lambda key: Likeness((key % 2,), 1.0))
+    model.observe(1, 1, 1.0)
+    for key in range(2, 5000, 2):
+        model.observe(key, 1, 2.0)
+    assert [model.seconds(5001, 1), model.seconds(5000, 1)] == [0.0, 2.0]
+
+
+def test_batches_are_like_those_of_their_form_and_class_then_like_any_of_their_model():
+    """By the pixels; where only usual batches were seen, one of maps or tensors may cost four times as much."""
+    usual = BatchKey("a", "pixels", 32, 32, "pooled")
+    model = CostModel(likeness)
+    model.observe(usual, 1, 1.0)
+    tensor = usual._replace(form="tensor", height=64)
+    assert model.seconds(tensor, 1) == model.seconds(tensor._replace(cost="maps"), 1) == 8.0
+    assert model.seconds(usual._replace(cost="exact"), 1) == 4.0
+    assert model.seconds(tensor._replace(model="b"), 1) == 0.0
+    model.observe(tensor, 1, 2.0)
+    assert model.seconds(tensor._replace(width=64), 1) == 4.0
+    assert model.seconds(tensor._replace(cost="maps"), 1) == 2.0
 
 
 @pytest.mark.parametrize(

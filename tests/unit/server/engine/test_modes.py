@@ -11,11 +11,13 @@ import torch
 
 from regard_models import DEFAULT_MODEL, create, load_bundle, save_bundle
 from regard_server.engine import Bounds, Engine, EngineOptions, Mode, openvino_runner
+from regard_server.engine import engine as engine_module
 from regard_server.engine.choice import choose, find_profile
 from regard_server.engine.invariance import InvarianceError
 from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
 from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.profile import Measurement, Profile, profile_path
+from regard_server.engine.torch_runner import TorchRunner
 from regard_server.work import BatchKey, Work
 
 PIXELS = BatchKey("resnet_tiny", "pixels", 32, 32, "pooled")
@@ -155,6 +157,29 @@ def test_outputs_that_an_engine_lacks_come_from_the_exact_network(bundle):
     batch = pictures(2)
     found = vectors(engine, batch, outputs=("layer2", "embedding"))
     np.testing.assert_allclose(found, vectors(make(bundle)[0], batch, outputs=("layer2",)), atol=1e-4)
+
+
+def test_the_exact_network_is_made_once_and_not_before_it_is_wanted(bundle, monkeypatch):
+    """Two lanes that want it at the same time share one; a start without callers of logits pays nothing."""
+    engine, served = make(bundle, engine="folded", dtype="bfloat16")
+    engine.warm_up()
+    loaded = engine._loaded[served.name]
+    building, go = threading.Semaphore(0), threading.Event()
+
+    class Slow(TorchRunner):
+        def __init__(self, *arguments, **options):
+            building.release()
+            assert go.wait(30)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(engine_module, "TorchRunner", Slow)
+    with ThreadPoolExecutor(2) as lanes:
+        first = lanes.submit(loaded.exact)
+        assert building.acquire(timeout=30)
+        second = lanes.submit(loaded.exact)
+        go.set()
+        assert first.result() is second.result()
+    assert not building.acquire(blocking=False)
 
 
 def test_modes_have_fingerprints_of_their_own(bundle):
