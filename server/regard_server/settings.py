@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     )
     max_model_memory_bytes: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="What one model may take of a CUDA device's memory, its weights and a batch together; a batch that "
-        "took more halves those after it. 0: whatever there is.",
+        description="What one model may take of a CUDA device's memory, its weights and a batch together; batches are "
+        "as large as fits by what those at warm-up took. 0: whatever there is.",
     )
     engine: Literal["auto", "eager", "folded", "compiled", "openvino"] = Field(
         "auto",

@@ -11,6 +11,7 @@ and run in another, a small ResNet was 1.5 times slower).
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ from regard_server.engine.runner import Runner
 from regard_server.engine.streams import Streams, streams_for
 from regard_server.engine.torch_runner import TorchRunner
 from regard_server.errors import OutOfMemoryError
-from regard_server.work import BatchKey, Rows, Work, stack
+from regard_server.work import BatchKey, Rows, Work, likeness, stack
 
 
 @dataclass
@@ -48,7 +49,7 @@ class _Loaded:
     runner: Runner
     device: torch.device
     streams: Streams
-    weights_bytes: int  # on a device that counts
+    image_bytes: float = 0.0  # what each picture of a usual batch takes, seen at warm-up; 0: nobody counts
     made: Runner | None = None
     building: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,6 +62,25 @@ class _Loaded:
             if self.made is None:
                 self.made = self._make_exact()
             return self.made
+
+    @property
+    def compiled(self) -> bool:
+        return self.served.engine.startswith("compiled")
+
+    def most(self, key: BatchKey, share_bytes: int) -> int:
+        """Return how many pictures of a kind, at least one, a share of the device's memory holds beside the weights.
+
+        Lanes compute one after another on one stream, and so in the same memory.
+        """
+        if not share_bytes or not self.image_bytes:
+            return sys.maxsize
+        usual = likeness(_own_key(self.served.name, self.served.preprocessing))
+        each = self.image_bytes * likeness(key).weight / usual.weight
+        weights = self.runner.weights_bytes
+        if self.made is not None and self.made is not self.runner:
+            weights += self.made.weights_bytes
+        fits = max(1, int((share_bytes - weights) / each))
+        return 1 << fits.bit_length() - 1 if self.compiled else fits  # padded, it must not be larger
 
     def _make_exact(self) -> Runner:
         if isinstance(self.runner, TorchRunner) and self.served.compute_dtype == "float32":
@@ -114,7 +134,7 @@ class Engine:
     def lanes(self) -> int:
         """How many threads may call `run` at a time, to copy one batch while another computes."""
         # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177).
-        compiled = any(loaded.served.engine.startswith("compiled") for loaded in self._loaded.values())
+        compiled = any(loaded.compiled for loaded in self._loaded.values())
         return 1 if compiled else self._streams.lanes
 
     def load(self, bundle: ModelBundle) -> ServedModel:
@@ -125,9 +145,7 @@ class Engine:
         """
         torch.set_num_threads(self._options.threads)
         mode = self.profile(bundle).chosen
-        before = self._streams.allocated_bytes()
         runner = self._build(bundle, mode)
-        weights_bytes = self._streams.allocated_bytes() - before
         own = _own_key(bundle.name, bundle.preprocessing)
         invariant = ", invariant" if self._options.invariant else ""
         served = ServedModel(
@@ -145,9 +163,7 @@ class Engine:
             device=str(self._device),
             exact=frozenset(name for name in bundle.model.outputs if not runner.covers(own, name)),
         )
-        self._loaded[bundle.name] = _Loaded(
-            bundle, served, runner, self._device, self._streams, weights_bytes
-        )
+        self._loaded[bundle.name] = _Loaded(bundle, served, runner, self._device, self._streams)
         return served
 
     def profile(self, bundle: ModelBundle, *, measure: bool = False) -> Profile:
@@ -169,12 +185,18 @@ class Engine:
             key = _own_key(name, prepared)
             blank = bytes(prepared.height * prepared.width * 3)
             for size in _warm_sizes(self._options.max_batch):
-                seconds = 0.0
+                if size > loaded.most(key, self._options.max_model_bytes):
+                    break
+                seconds = took = 0.0
                 for _ in range(2):
+                    self._streams.peak_bytes()
+                    before = self._streams.allocated_bytes()
                     began = time.perf_counter()
                     self.run(key, [Work([blank] * size, ("embedding",))])
                     seconds = time.perf_counter() - began
+                    took = self._streams.peak_bytes() - before
                 costs.append((key, size, seconds))
+                loaded.image_bytes = took / size
             if self._options.invariant:
                 check_invariance(self.run, key, self._options.max_batch)
         return costs
@@ -182,13 +204,16 @@ class Engine:
     def run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows]:
         """Return everybody's outputs by name, and the errors of images that have none.
 
-        A batch that the device's memory does not hold is split until it does.
+        A batch is split where a part of it is all that the network's share of the memory will hold, and one that the
+        device's memory did not hold, until it does.
         """
         size = sum([len(work.pictures) for work in batch])
         if self._options.invariant and size > 1:
             return [join([(one, self.run(key, [one])[0]) for one in _singly(work)]) for work in batch]
-        self._streams.peak_bytes()
-        before = self._streams.allocated_bytes()
+        most = self._loaded[key.model].most(key, self._options.max_model_bytes)
+        if size > most:
+            self._capacity.exhausted(key, 2 * most)
+            return self._run_halves(key, batch, max(most, size // 2 // most * most))
         try:
             rows = self._run(key, batch)
         except (MemoryError, RuntimeError) as error:
@@ -199,11 +224,7 @@ class Engine:
                 full = f"the image does not fit into the memory of {self._device}: {error}"
                 return [Rows({}, {0: OutOfMemoryError(full)})]
         else:
-            took = self._loaded[key.model].weights_bytes + self._streams.peak_bytes() - before
-            if self._options.max_model_bytes and took > self._options.max_model_bytes:
-                self._capacity.exhausted(key, size)  # the next one is half as large
-            else:
-                self._capacity.fitted(key, size)
+            self._capacity.fitted(key, size)
             return rows
         half = size // 2
         self._logger.warning("out of memory at a batch of %d; running %d and the rest", size, half)

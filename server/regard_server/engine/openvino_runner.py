@@ -86,6 +86,8 @@ class OpenVinoRunner:
         logger: where a cache that cannot be written is reported.
     """
 
+    weights_bytes = 0  # the memory is the machine's
+
     def __init__(
         self,
         bundle: ModelBundle,

@@ -12,7 +12,13 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
 class Runner(Protocol):
-    """A network in one mode on one device; used by the device's thread only."""
+    """A network in one mode on one device; used by the device's lanes only.
+
+    Attributes:
+        weights_bytes: what it holds of the device's memory at all times.
+    """
+
+    weights_bytes: int
 
     def covers(self, key: BatchKey, output: str) -> bool:
         """Tell whether it can give an output of this kind of batch."""

@@ -3,6 +3,7 @@
 uint8 (B, H, W, 3) ─→ device ─→ (x - mean) / std, in float32 ─→ dtype ─→ network ─→ float32 ─→ host
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -73,6 +74,8 @@ class TorchRunner:
         on_padded: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._on_padded = on_padded
+        if mode.engine == "eager" and device.type != "cpu":
+            network = copy.deepcopy(network)  # moving it there would leave its owner's there, too
         if mode.engine != "eager":
             network = fold(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._dtype = DTYPES[mode.dtype]
@@ -80,6 +83,7 @@ class TorchRunner:
         self._module = (
             Normalised(network.to(device, self._dtype), preprocessing, self._dtype).to(device).eval()
         )
+        self.weights_bytes = sum(each.nbytes for each in self._module.state_dict().values())
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if mode.engine == "compiled":
             # "reduce-overhead" records a CUDA graph for every batch size; the CPU has none.

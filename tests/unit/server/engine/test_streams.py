@@ -15,7 +15,7 @@ from regard_server.batcher import Batcher
 from regard_server.capacity import BatchCapacity
 from regard_server.cost import CostModel
 from regard_server.engine import Engine, EngineOptions
-from regard_server.engine.mode import Mode
+from regard_server.engine.mode import EAGER, Mode
 from regard_server.engine.streams import HostStreams, streams_for
 from regard_server.engine.torch_runner import TorchRunner
 from regard_server.hold import Hold
@@ -118,41 +118,95 @@ def test_the_cpu_has_one_lane():
 
 
 class CountedStreams(HostStreams):
-    """A device that says how much a batch took: so much an image, beside what the weights take."""
+    """A device with two lanes that says how much its batches took: so much for an image."""
 
-    weights, image = 1000, 100
+    lanes, image = 2, 100_000
 
     def __init__(self):
         super().__init__()
-        self._held = self._peak = 0
+        self._peak = 0
+        self.sizes = []
 
     def upload(self, array):
-        self._peak = max(self._peak, self._held + self.image * len(array))
+        self.sizes.append(len(array))
+        self._peak = max(self._peak, self.image * len(array))
         return super().upload(array)
 
-    def allocated_bytes(self):
-        held, self._held = self._held, self.weights  # the first time before the weights are there
-        return held
-
     def peak_bytes(self):
-        peak, self._peak = self._peak, self._held
+        peak, self._peak = self._peak, 0
         return peak
 
 
-def test_a_model_keeps_to_its_share_of_the_memory(monkeypatch):
-    """A batch that took more halves those after it until they fit; kinds that fit are let be."""
-    monkeypatch.setattr("regard_server.engine.engine.streams_for", lambda *_: CountedStreams())
-    options = EngineOptions(threads=1, max_batch=16, max_model_bytes=1500)
-    capacity = BatchCapacity(16)
-    engine = Engine(options, logging.getLogger("engine"), capacity)
-    engine.load(load_bundle("resnet_tiny"))
-    work = Work([np.zeros((32, 32, 3), np.uint8)], ("embedding",))
-    while (size := capacity(PIXELS)) > 5:
-        assert len(engine.run(PIXELS, [work] * size)) == size
-    assert size == 4
-    engine.run(PIXELS, [work] * size)
-    assert capacity(PIXELS) == 4
-    assert capacity("another kind") == 16
+@pytest.fixture
+def counted(monkeypatch):
+    """Return a warm engine on such a device, of whose memory its network may take its weights and so many images."""
+    streams = CountedStreams()
+    monkeypatch.setattr("regard_server.engine.engine.streams_for", lambda *_: streams)
+
+    def counted(images, **options):
+        bundle = load_bundle("resnet_tiny")
+        weights = sum(each.nbytes for each in bundle.model.state_dict().values())
+        given = {"threads": 1, "max_batch": 16, "max_model_bytes": weights + int(images * streams.image)}
+        capacity = BatchCapacity(16)
+        engine = Engine(EngineOptions(**given | options), logging.getLogger("engine"), capacity)
+        engine.load(bundle)
+        engine.warm_up()
+        return engine, streams, capacity
+
+    return counted
+
+
+WORK = Work([np.zeros((32, 32, 3), np.uint8)], ("embedding",))
+
+
+def test_a_model_keeps_to_its_share_of_the_memory(counted):
+    """No batch is larger than what fits by what one took at warm-up, not even the first; everybody is answered."""
+    engine, streams, capacity = counted(5.5)
+    assert max(streams.sizes) == 4  # of those that are warmed up the largest that fits
+    streams.sizes.clear()
+    assert len(engine.run(PIXELS, [WORK] * 16)) == 16
+    assert streams.sizes == [5, 5, 5, 1]
+    assert (capacity(PIXELS), capacity("another kind")) == (5, 16)
+
+
+def test_kinds_that_were_not_warmed_up_keep_to_the_share_too(counted):
+    """What they take is foreseen by their pixels, and that they may be dearer."""
+    engine, streams, _ = counted(9)
+    tensor = BatchKey("resnet_tiny", "tensor", 32, 32, "pooled")
+    streams.sizes.clear()
+    engine.run(tensor, [Work([np.zeros((3, 32, 32), np.float32)], ("embedding",))] * 5)
+    assert streams.sizes == [2, 2, 1]
+
+
+def test_one_lane_does_not_count_what_the_other_takes(counted):
+    """While two batches are in flight the device's peak is nobody's own: it lowers no batch, and hides none."""
+    engine, streams, capacity = counted(16.5)
+    streams.image *= 100  # as other lanes' batches would raise it
+    with ThreadPoolExecutor(2) as lanes:
+        both = [lanes.submit(engine.run, PIXELS, [WORK] * 16) for _ in range(2)]
+        assert [len(each.result(PATIENCE_S)) for each in both] == [16, 16]
+    assert capacity(PIXELS) == 16
+
+
+def test_every_network_of_a_model_counts(counted):
+    """When callers of tensors have the float32 network made, less is left for batches."""
+    engine, streams, _ = counted(5.5, engine="folded", dtype="bfloat16")
+    before = engine._loaded["resnet_tiny"].most(PIXELS, engine._options.max_model_bytes)
+    tensor = BatchKey("resnet_tiny", "tensor", 32, 32, "pooled")
+    engine.run(tensor, [Work([np.zeros((3, 32, 32), np.float32)], ("embedding",))])
+    after = engine._loaded["resnet_tiny"].most(PIXELS, engine._options.max_model_bytes)
+    made = engine._loaded["resnet_tiny"].exact()
+    assert (before - after) == pytest.approx(made.weights_bytes / streams.image, abs=1)
+    assert before > after
+
+
+def test_a_network_that_is_run_on_a_device_stays_where_it_was():
+    """What is measured there and not chosen leaves nothing behind."""
+    bundle = load_bundle("resnet_tiny")
+    away = torch.device("meta")
+    runner = TorchRunner(bundle.model, bundle.preprocessing, EAGER, away, streams=HostStreams())
+    assert {each.device for each in runner.network.state_dict().values()} == {away}
+    assert {each.device.type for each in bundle.model.state_dict().values()} == {"cpu"}
 
 
 def test_compiled_networks_have_one_lane(streams):
