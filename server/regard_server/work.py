@@ -1,6 +1,6 @@
 """What travels between decode, batch and run: `Work` on the way in, `Rows` on the way back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -72,12 +72,16 @@ class Rows(NamedTuple):
     broken: dict[int, RegardError]
 
 
-def stack(key: BatchKey, batch: Sequence[Work]) -> npt.NDArray[Any]:
+def stack(
+    key: BatchKey, batch: Sequence[Work], join: Callable[[list[Any]], Any] | None = None
+) -> npt.NDArray[Any]:
     """Return the pictures of a batch as one array, (B, H, W, 3) uint8 or (B, 3, H, W) float32, that may be written to.
 
-    One copy of their bytes, however many they are: an array for each would cost as much as its picture does.
+    One copy of their bytes, however many they are: an array for each would cost as much as its picture does. `join`
+    makes it in memory of its own choice.
     """
-    joined = bytearray().join([picture for work in batch for picture in work.pictures])
+    pictures = [picture for work in batch for picture in work.pictures]
+    joined = bytearray().join(pictures) if join is None else join(pictures)
     if key.form == "pixels":
         return np.frombuffer(joined, np.uint8).reshape(-1, key.height, key.width, 3)
     return np.frombuffer(joined, np.float32).reshape(-1, 3, key.height, key.width)

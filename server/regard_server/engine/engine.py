@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -124,6 +125,9 @@ class Engine:
         self._capacity = capacity or BatchCapacity(options.max_batch)
         self._streams = streams_for(self._device, options.memory_fraction)
         self._loaded: dict[str, _Loaded] = {}
+        # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177), so
+        # where there are several lanes one more thread begins what is compiled, and they wait for it and copy.
+        self._recorder = ThreadPoolExecutor(1, "graphs") if self._streams.lanes > 1 else None
 
     @property
     def on_cpu(self) -> bool:
@@ -133,9 +137,7 @@ class Engine:
     @property
     def lanes(self) -> int:
         """How many threads may call `run` at a time, to copy one batch while another computes."""
-        # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177).
-        compiled = any(loaded.compiled for loaded in self._loaded.values())
-        return 1 if compiled else self._streams.lanes
+        return self._streams.lanes
 
     def load(self, bundle: ModelBundle) -> ServedModel:
         """Put a network on the device, in the mode that suits it, and return its description.
@@ -246,7 +248,7 @@ class Engine:
 
     def _run(self, key: BatchKey, batch: Sequence[Work]) -> list[Rows]:
         wanted = list(dict.fromkeys(name for work in batch for name in work.outputs))
-        pictures = stack(key, batch)
+        pictures = stack(key, batch, self._streams.join)
         arrays: dict[str, npt.NDArray[np.float32]] = {}
         for runner, outputs in self._loaded[key.model].runners(key, wanted):
             arrays.update(runner.run(key, pictures, outputs))
@@ -270,6 +272,7 @@ class Engine:
             self._device,
             streams=self._streams,
             sizes=sizes,
+            recorder=self._recorder,
             on_padded=partial(self._on_padded, bundle.name),
         )
 

@@ -5,6 +5,7 @@ uint8 (B, H, W, 3) ─→ device ─→ (x - mean) / std, in float32 ─→ dtyp
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from regard_models import Preprocessing
 from regard_models.folding import fold
 from regard_server.engine.mode import Mode
 from regard_server.engine.runner import Arrays
-from regard_server.engine.streams import Streams
+from regard_server.engine.streams import Streams, Uploaded
 from regard_server.work import BatchKey
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -59,6 +60,7 @@ class TorchRunner:
         device: where to.
         streams: how pictures get there and features back.
         sizes: batch sizes that a compiled network is padded to.
+        recorder: the one thread that a compiled network is run by, if not the caller's.
         on_padded: told of every batch that was, by how many rows.
     """
 
@@ -71,6 +73,7 @@ class TorchRunner:
         *,
         streams: Streams,
         sizes: Sequence[int] = (),
+        recorder: Executor | None = None,
         on_padded: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._on_padded = on_padded
@@ -84,6 +87,7 @@ class TorchRunner:
             Normalised(network.to(device, self._dtype), preprocessing, self._dtype).to(device).eval()
         )
         self.weights_bytes = sum(each.nbytes for each in self._module.state_dict().values())
+        self._recorder = recorder if mode.engine == "compiled" else None
         self._compiled: Callable[[Tensor], Tensor] | None = None
         if mode.engine == "compiled":
             # "reduce-overhead" records a CUDA graph for every batch size; the CPU has none.
@@ -103,17 +107,24 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, key: BatchKey, pictures: npt.NDArray[Any], outputs: Sequence[str]) -> Arrays:
         """Return any outputs of a batch."""
-        batch = self._streams.upload(pictures)
-        with self._streams.computing():
-            arrays = self._streams.download(self._compute(key, batch, outputs))
-        return arrays()
+        uploaded = self._streams.upload(pictures)
+        if self._recorder is None:
+            return self._begin(key, uploaded, outputs)()
+        return self._recorder.submit(self._begin, key, uploaded, outputs).result()()
+
+    @torch.inference_mode()
+    def _begin(self, key: BatchKey, uploaded: Uploaded, outputs: Sequence[str]) -> Callable[[], Arrays]:
+        """Queue a batch's computing, and the copy of what it gives; return what waits for that."""
+        with self._streams.computing(uploaded):
+            return self._streams.download(self._compute(key, uploaded.batch, outputs))
 
     def _compute(self, key: BatchKey, batch: Tensor, outputs: Sequence[str]) -> Mapping[str, Tensor]:
         if self._compiled is not None and key.form == "pixels" and tuple(outputs) == ("embedding",):
             padded = _pad(batch, self._sizes)
             if len(padded) > len(batch):
                 self._on_padded(len(padded) - len(batch))
-            return {"embedding": self._compiled(padded)[: len(batch)]}
+            # A copy: a graph gives the same memory each time, and the next batch may be computed before this is read.
+            return {"embedding": self._compiled(padded)[: len(batch)].clone()}
         ready = self._module.normalise(batch) if key.form == "pixels" else batch.to(self._dtype)
         found: Mapping[str, Tensor] = self.network.extract(ready, outputs)
         return found

@@ -1,6 +1,5 @@
 """Lanes and streams: the pipeline that a CUDA device uses, on a stand-in whose computing takes until it is told."""
 
-import dataclasses
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +44,8 @@ class SlowStreams(HostStreams):
         return super().upload(array)
 
     @contextmanager
-    def computing(self):
-        with super().computing():
+    def computing(self, uploaded):
+        with super().computing(uploaded):
             self.inside += 1
             assert self.inside == 1  # batches are queued whole
             yield
@@ -209,14 +208,48 @@ def test_a_network_that_is_run_on_a_device_stays_where_it_was():
     assert {each.device.type for each in bundle.model.state_dict().values()} == {"cpu"}
 
 
-def test_compiled_networks_have_one_lane(streams):
-    """A graph that one thread recorded cannot be run by another, so there is no second one."""
-    engine = Engine(EngineOptions(threads=1), logging.getLogger("engine"))
+def test_lanes_share_the_thread_that_runs_what_is_compiled(streams, monkeypatch):
+    """A graph that one thread recorded cannot be run by another: it begins every batch, and the lanes copy."""
+    bundle, inside = load_bundle("resnet_tiny"), []
+
+    def stand_in(module, **_options):  # for what takes a minute
+        def compiled(pixels):
+            inside.append(threading.current_thread())
+            return module(pixels)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    with ThreadPoolExecutor(1) as recorder, ThreadPoolExecutor(2) as lanes:
+        runner = TorchRunner(
+            bundle.model,
+            bundle.preprocessing,
+            Mode("compiled", "float32"),
+            torch.device("cpu"),
+            streams=streams,
+            sizes=(2,),
+            recorder=recorder,
+        )
+        both = [lanes.submit(runner.run, PIXELS, pictures, ("embedding",)) for _ in range(2)]
+        for _ in both:
+            assert streams.uploaded.acquire(timeout=PATIENCE_S)
+        streams.finish.release(2)
+        first, second = [each.result(PATIENCE_S)["embedding"] for each in both]
+        assert np.array_equal(first, second)
+        assert inside == [recorder.submit(threading.current_thread).result()] * 2
+
+
+def test_an_engine_with_several_lanes_has_such_a_thread(streams, monkeypatch):
+    """Compiled networks have as many lanes as others."""
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    engine = Engine(EngineOptions(threads=1, engine="compiled", max_batch=2), logging.getLogger("engine"))
     engine.load(load_bundle("resnet_tiny"))
+    streams.finish.release()
     assert engine.lanes == streams.lanes == 2
-    loaded = engine._loaded["resnet_tiny"]
-    loaded.served = dataclasses.replace(loaded.served, engine="compiled")
-    assert engine.lanes == 1
+    (rows,) = engine.run(PIXELS, [WORK])
+    assert rows.values["embedding"].shape == (1, 64)
+    assert engine._loaded["resnet_tiny"].runner._recorder is engine._recorder is not None
 
 
 def test_rows_that_fill_a_batch_are_counted():
