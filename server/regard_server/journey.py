@@ -93,7 +93,12 @@ class Journey:
     async def _compute(self, request: Request, picture: Picture, room: Room) -> Result:
         began = self._clock()
         try:
-            pictures = picture.read() if picture.quick else await self._decoders.read(picture.read)
+            if picture.quick:
+                pictures = picture.read()
+            else:
+                pictures = await self._decoders.read(
+                    picture.read, priority=request.priority, deadline=request.deadline
+                )
         except RegardError as error:
             return self._unreadable(request, error, began)
         decoded = self._clock()

@@ -150,7 +150,9 @@ class Pipeline:
     def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:
         """Reserve room for pictures, for all or none."""
         slow = sum([not picture.quick for picture in pictures])
-        ready = self._decoders.ready_at(slow) if slow else request.arrived
+        ready = request.arrived
+        if slow:
+            ready = self._decoders.ready_at(slow, priority=request.priority, deadline=request.deadline)
         counts: dict[BatchKey, int] = {}
         for key, picture in zip(keys, pictures, strict=True):
             counts[key] = counts.get(key, 0) + picture.images

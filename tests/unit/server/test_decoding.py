@@ -1,7 +1,9 @@
 """The decode pool: what it returns, raises, and says of its backlog."""
 
 import asyncio
+import contextlib
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -29,6 +31,49 @@ def pool():
     pool.close()
 
 
+class Held:
+    """A pool of one thread, which is busy until it is let go."""
+
+    def __init__(self):
+        self.pool = DecodePool(1, Clock())
+        self.order = []
+        self._started, self._permit = threading.Event(), threading.Event()
+
+    async def __aenter__(self):
+        self.first = asyncio.create_task(self.pool.read(self._wait))
+        await asyncio.to_thread(self._started.wait, 10)
+        return self
+
+    async def __aexit__(self, *_):
+        self.release()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.first
+        self.pool.close()
+
+    def _wait(self):
+        self._started.set()
+        self._permit.wait(10)
+
+    def release(self):
+        """Let the thread go on to those who wait."""
+        self._permit.set()
+
+    async def ask(self, name, count=1, **urgency):
+        """Let so many pictures wait; return their tasks."""
+        asked = [
+            asyncio.create_task(self.pool.read(lambda: self.order.append(name), **urgency))
+            for _ in range(count)
+        ]
+        await asyncio.sleep(0)
+        return asked
+
+
+@pytest.fixture
+async def held():
+    async with Held() as held:
+        yield held
+
+
 async def test_it_reads_off_the_event_loop(pool):
     """Reading happens in another thread, and its value comes back."""
     seen = []
@@ -49,7 +94,7 @@ async def test_what_reading_raises_is_raised(pool):
 
     with pytest.raises(ValueError, match="damaged"):
         await pool.read(read)
-    assert pool._backlog == 0
+    assert (pool._reading, len(pool._line)) == (0, 0)
 
 
 async def test_an_empty_new_pool_is_ready_now(pool):
@@ -67,19 +112,83 @@ async def test_a_backlog_delays_the_next(pool):
     assert pool._mean_s == pytest.approx(1.0, abs=0.01)
 
 
-async def test_a_caller_who_leaves_is_not_counted(pool):
-    """A cancelled read is out of the backlog."""
-    started, release = threading.Event(), threading.Event()
+async def test_whoever_is_most_urgent_is_read_first(held):
+    """The class goes before the deadline, and the deadline before arrival."""
+    asked = [
+        *await held.ask("bulk", priority=1, deadline=1.0),
+        *await held.ask("later", deadline=3.0),
+        *await held.ask("sooner", deadline=2.0),
+        *await held.ask("as soon", deadline=2.0),
+    ]
+    held.release()
+    await asyncio.gather(*asked)
+    assert held.order == ["sooner", "as soon", "later", "bulk"]
 
-    def read():
-        started.set()
-        release.wait(10)
-        return PIXELS
 
-    task = asyncio.create_task(pool.read(read))
-    await asyncio.to_thread(started.wait, 10)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert pool._backlog == 0
-    release.set()
+async def test_bulk_is_read_now_and_then_however_many_are_urgent(held):
+    """Every tenth picture is the least urgent class's, as every tenth batch is; the held one was the first."""
+    asked = [*await held.ask("bulk", 3, priority=1), *await held.ask("urgent", 40)]
+    held.release()
+    await asyncio.gather(*asked)
+    assert [place + 2 for place, name in enumerate(held.order) if name == "bulk"] == [10, 20, 30]
+
+
+async def test_only_who_is_read_before_delays_a_newcomer(held):
+    """What an interactive caller is told of the backlog does not count bulk, nor those with more time."""
+    held.pool._mean_s = 100.0
+    await held.ask("bulk", 5, priority=1, deadline=1.0)
+    await held.ask("urgent", 2, deadline=9.0)
+
+    def rounds(**urgency):
+        return round((held.pool.ready_at(1, **urgency) - held.pool._clock()) / 100)
+
+    assert rounds(deadline=8.0) == 2  # the one that is being read, and himself
+    assert rounds(deadline=9.0) == 4
+    assert rounds(priority=1, deadline=0.5) == 4
+    assert rounds(priority=1, deadline=2.0) == 9
+
+
+async def test_who_leaves_before_his_turn_is_gone_at_once(held):
+    """His picture is not read, its memory is free though the threads are busy, and nobody waits for it."""
+
+    class Reading:
+        def __call__(self):
+            held.order.append("left")
+
+    reading = Reading()
+    memory = weakref.ref(reading)
+    leaving = asyncio.create_task(held.pool.read(reading))
+    del reading
+    staying = await held.ask("stayed")
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    del leaving
+    await asyncio.sleep(0)
+    assert memory() is None
+    assert held.pool._line.ahead(0, 0.0) == 0
+    assert len(held.pool._line) == 1
+    held.release()
+    await asyncio.gather(*staying)
+    assert held.order == ["stayed"]
+
+
+async def test_a_thread_is_busy_until_it_has_read_for_whomever(held):
+    """A caller who leaves while his picture is read is counted as long as it takes a thread's time."""
+    held.first.cancel()
+    await asyncio.wait([held.first])
+    assert held.pool._reading == 1
+    asked = await held.ask("next")
+    held.release()
+    await asyncio.gather(*asked)
+    assert held.pool._reading == 0
+
+
+async def test_a_pool_that_closes_reads_for_nobody_else(held):
+    """Those who wait are cancelled, and whoever comes is told."""
+    asked = await held.ask("waiting", 2)
+    held.pool.close()
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 2
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await held.pool.read(lambda: None)
+    assert (held.order, len(held.pool._line)) == ([], 0)

@@ -119,11 +119,12 @@ async def test_a_request_of_which_nothing_is_served_in_time_is_late():
 
 
 @pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("reuse", [None, 0])
-async def test_the_memory_of_an_unreadable_picture_is_free_at_once(reuse):
+async def test_the_memory_of_an_unreadable_picture_is_free_at_once(reuse, quick):
     """The error of one picture, though it goes on with the results, holds nothing of its request."""
     served, reading = Served(None if reuse is None else Reuse(reuse)), []
-    assert await served.ask(UndecodableImageError, reading=reading) == [True]
+    assert await served.ask(UndecodableImageError, reading=reading, quick=quick) == [True]
     assert reading[0]() is None
 
 
