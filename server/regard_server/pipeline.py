@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import compress
 
-from regard_server.admission import Admission
+from regard_server.admission import Admission, Claim
 from regard_server.answers import Answers, Room
 from regard_server.batcher import Batcher
 from regard_server.decoding import DecodePool
@@ -83,11 +83,16 @@ class Pipeline:
         try:
             if request.deadline <= self._clock():
                 raise DeadlineExpiredError("the deadline had passed when the request arrived")
+            claim = Claim(images, size, request.priority, request.deadline, request.client)
             if request.patient:
                 async with asyncio.timeout_at(request.deadline):
-                    await self._admission.room(images=images, size_bytes=size, client=request.client)
-            with self._admission.admit(images=images, size_bytes=size, client=request.client):
+                    await self._admission.wait(claim)
+            else:
+                self._admission.take(claim)
+            try:
                 results = await self._extract_all(request, images, self._reserve(request))
+            finally:
+                self._admission.give_back(claim)
         except TimeoutError as error:
             self._count(request, "late")
             waited = self._clock() - request.arrived

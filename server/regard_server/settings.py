@@ -166,7 +166,9 @@ class Settings(BaseSettings):
         30.0, description="Deadline of callers who set none, in seconds."
     )
     max_in_flight_images: Annotated[int, Field(ge=1)] = Field(
-        1024, description="Images inside the server at once; more are refused with RESOURCE_EXHAUSTED."
+        1024,
+        description="Images inside the server at once; more are refused with RESOURCE_EXHAUSTED, and on a stream wait. "
+        "The last tenth is kept for interactive calls: neither bulk nor streams take it.",
     )
     max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
         512 * MIB, description="Bytes of image data inside the server at once; more are refused."
