@@ -86,8 +86,7 @@ class Answers:
 class Room:
     """Room at the device that was promised to a picture: its entry takes it, or it is given back, once.
 
-    Where none is owed, nothing was promised, since the picture's answer is remembered. Should that be forgotten
-    before it is fetched, the picture is computed all the same: one more than was promised.
+    Where none is owed, the picture is thought to need none, since its answer is remembered or on its way.
     """
 
     __slots__ = ("_batcher", "_count", "_deadline", "_priority", "key", "owed")
@@ -108,6 +107,17 @@ class Room:
         self._priority = priority
         self._count = count
         self.owed = owed
+
+    def renew(self, ready: float) -> None:
+        """Have it promised once more, to a picture that has to be computed after all and can be by `ready`.
+
+        Raises:
+            OverloadedError: there is none left.
+        """
+        self._batcher.reserve(
+            self.key, self._count, ready=ready, deadline=self._deadline, priority=self._priority
+        )
+        self.owed = True
 
     def taken(self) -> None:
         """Take note that an entry went to the batcher, which redeemed the promise."""

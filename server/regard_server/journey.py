@@ -6,9 +6,9 @@ the pool, or may share another's answer, waits in between, and so is a coroutine
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from regard_server.answers import Room
 from regard_server.batcher import Batcher, Outcome
@@ -16,9 +16,12 @@ from regard_server.decoding import DecodePool
 from regard_server.errors import RegardError
 from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
-from regard_server.reuse import Outputs, Reuse, content_key
+from regard_server.reuse import Answer, Reuse, Urgency, content_key
 from regard_server.waiting import Entry
 from regard_server.work import Rows, Work
+
+# So much is hashed in 0.3 ms; what is larger is not on the event loop.
+_QUICKLY_HASHED_BYTES: Final = 1 << 18
 
 Give = Callable[[int, Result], None]
 """Takes a result, and of how many pictures that were gathered with these it is not, because they come before them."""
@@ -46,11 +49,23 @@ class Journey:
         """Tell whether a picture has nothing to wait for but the device."""
         return picture.quick and self._reuse is None
 
-    def is_remembered(self, request: Request, picture: Picture) -> bool:
-        """Tell whether a picture's answer is known, so that nothing will be computed for it."""
-        if self._reuse is None or self._reuse.is_empty or picture.content is None:  # then nothing is hashed
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether no answer is remembered, nor on its way to somebody who may share it."""
+        return self._reuse is None or self._reuse.is_empty
+
+    def is_known(self, request: Request, picture: Picture) -> bool:
+        """Tell whether the answer of a picture with an identity is there or on its way, so that nothing is computed."""
+        if self._reuse is None or picture.identity is None:
             return False
-        return self._reuse.remembers(content_key(picture.content(), request.model.name, request.outputs))
+        return self._reuse.knows(picture.identity, _urgency(request))
+
+    async def identify(self, request: Request) -> Request:
+        """Give pictures their identities."""
+        pictures = [
+            picture._replace(identity=await self._identity(request, picture)) for picture in request.pictures
+        ]
+        return request._replace(pictures=pictures)
 
     def begin(
         self,
@@ -117,24 +132,32 @@ class Journey:
         """Compute a picture, or take the answer of its like; only the one who computes needs the room at the device."""
         own: Result | None = None
 
-        async def compute() -> Outputs:
+        async def compute() -> Answer:
             nonlocal own
+            if not room.owed:
+                room.renew(self._ready_at(request, picture))
             own = await self._compute(request, picture, room)
-            if isinstance(own.outcome, RegardError):
-                raise own.outcome
             return own.outcome
 
-        try:
-            content = picture.content() if picture.content else ()
-            outputs, source = await reuse.get(
-                content_key(content, request.model.name, request.outputs), compute
-            )
-        except RegardError:
-            if own is not None:  # with its timings
-                return own
-            raise
-        self._metrics.reused.labels(request.model.name, source).inc()
-        return own or Result(outputs, Timings(total_s=self._clock() - request.arrived))
+        identity = await self._identity(request, picture)
+        answer, source = await reuse.get(identity, compute, _urgency(request), on_follow=room.give_back)
+        if not isinstance(answer, RegardError):
+            self._metrics.reused.labels(request.model.name, source).inc()
+        return own or Result(answer, Timings(total_s=self._clock() - request.arrived))
+
+    async def _identity(self, request: Request, picture: Picture) -> Hashable:
+        """Return what the same pictures have in common, as far as their answers go; None: nothing is known of it."""
+        if picture.identity is not None or picture.content is None:
+            return picture.identity
+        identify = partial(content_key, picture.content, request.model.name, request.outputs)
+        if picture.size_bytes <= _QUICKLY_HASHED_BYTES:
+            return identify()
+        return await self._decoders.read(identify, priority=request.priority, deadline=request.deadline)
+
+    def _ready_at(self, request: Request, picture: Picture) -> float:
+        if picture.quick:
+            return self._clock()
+        return self._decoders.ready_at(1, priority=request.priority, deadline=request.deadline)
 
     def _unreadable(self, request: Request, error: RegardError, began: float) -> Result:
         now = self._clock()
@@ -191,6 +214,10 @@ def _enter(
         len(pictures),
         promised=room.owed,
     )
+
+
+def _urgency(request: Request) -> Urgency:
+    return Urgency(request.priority, request.arrived, request.deadline)
 
 
 def _settle(answered: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -90,7 +90,13 @@ class Pipeline:
             else:
                 self._admission.take(claim)
             try:
-                results = await self._extract_all(request, images, self._reserve(request))
+                try:
+                    rooms = self._reserve(request)
+                except OverloadedError:
+                    if self._journey.knows_nothing:
+                        raise
+                    request, rooms = await self._reserve_for_new(request)
+                results = await self._extract_all(request, images, rooms)
             finally:
                 self._admission.give_back(claim)
         except TimeoutError as error:
@@ -117,30 +123,28 @@ class Pipeline:
             raise DeadlineExpiredError(_TOO_LATE.format(now - request.arrived))
         self._count_each(request.model.name, results)
 
-    def _reserve(self, request: Request) -> list[Room]:
-        """Promise every picture room at the device, in the kind of batch that it will ride in.
+    async def _reserve_for_new(self, request: Request) -> tuple[Request, list[Room]]:
+        """Promise room to those pictures only whose answers are neither there nor on their way: others need none."""
+        async with asyncio.timeout_at(request.deadline):
+            request = await self._journey.identify(request)
+        new = [not self._journey.is_known(request, picture) for picture in request.pictures]
+        return request, self._reserve(request, new)
 
-        Where there is not enough for all, those whose answers are remembered do without: they will not go there.
-        """
+    def _reserve(self, request: Request, new: Sequence[bool] | None = None) -> list[Room]:
+        """Promise every picture room at the device, or every new one, in the kind of batch that it will ride in."""
         name, cost = request.model.name, _cost_class(request)
-        of_tensors: CostClass = (
-            "pooled" if cost == "exact" else cost
-        )  # one network gives all of their vectors
+        # One network gives all vectors of tensors.
+        of_tensors: CostClass = "pooled" if cost == "exact" else cost
+        pictures = request.pictures
         keys = [
             BatchKey(name, each.form, each.height, each.width, cost if each.form == "pixels" else of_tensors)
-            for each in request.pictures
+            for each in pictures
         ]
-        try:
-            self._promise(request, request.pictures, keys)
-        except OverloadedError:
-            new = [not self._journey.is_remembered(request, picture) for picture in request.pictures]
-            if all(new):
-                raise
-            self._promise(request, [*compress(request.pictures, new)], [*compress(keys, new)])
-            return [
-                Room(key, self._batcher, deadline=request.deadline, priority=request.priority, owed=owed)
-                for key, owed in zip(keys, new, strict=True)
-            ]
+        if new is None:
+            self._promise(request, pictures, keys)
+            new = [True] * len(keys)
+        else:
+            self._promise(request, [*compress(pictures, new)], [*compress(keys, new)])
         return [
             Room(
                 key,
@@ -148,8 +152,9 @@ class Pipeline:
                 deadline=request.deadline,
                 priority=request.priority,
                 count=picture.images,
+                owed=owed,
             )
-            for key, picture in zip(keys, request.pictures, strict=True)
+            for key, picture, owed in zip(keys, pictures, new, strict=True)
         ]
 
     def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:

@@ -4,7 +4,7 @@ What is made for every image is a tuple: it costs a third of a frozen dataclass.
 are of one size, are gathered: they are one `Picture` on their way in, and one `Result` on their way back, or a few.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ class Picture(NamedTuple):
         quick: whether `read` costs less than a hop to a thread; it is then called on the event loop.
         content: returns everything that the answer depends on, besides model and outputs.
         images: how many it is; only those that are quick and have no content are several.
+        identity: a hash of the content, where it was asked for before.
     """
 
     read: Callable[[], Sequence[Any]]
@@ -40,6 +41,7 @@ class Picture(NamedTuple):
     quick: bool = False
     content: Callable[[], tuple[bytes, ...]] | None = None
     images: int = 1
+    identity: Hashable = None
 
 
 class Request(NamedTuple):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 from functools import partial
 
@@ -15,7 +16,13 @@ from regard_server.batcher import Batcher
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.embeddings import EmbeddingHealth
-from regard_server.errors import DeadlineExpiredError, RegardError, UnavailableError, UndecodableImageError
+from regard_server.errors import (
+    DeadlineExpiredError,
+    OverloadedError,
+    RegardError,
+    UnavailableError,
+    UndecodableImageError,
+)
 from regard_server.hold import Hold
 from regard_server.journey import settle
 from regard_server.metrics import Metrics
@@ -23,8 +30,9 @@ from regard_server.pipeline import Pipeline
 from regard_server.request import Picture, Request
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
-from regard_server.work import BatchKey
+from regard_server.work import BatchKey, Rows
 
+LARGE = 300_000
 KEY = BatchKey("tiny", "pixels", 4, 4, "pooled")
 LOGGER = logging.getLogger("none")
 
@@ -32,10 +40,13 @@ LOGGER = logging.getLogger("none")
 class Reading:
     """Reads a picture, or fails with an error that has a cause; stands for the memory that its request holds."""
 
+    count = 0
+
     def __init__(self, error=None):
         self.error = error
 
     def __call__(self):
+        Reading.count += 1
         if self.error is not None:
             try:
                 int("no number")
@@ -45,35 +56,64 @@ class Reading:
 
 
 class Served:
-    """A pipeline whose device never comes."""
+    """A pipeline whose device comes when it is told to, if at all."""
 
     def __init__(self, reuse=None):
         clock = asyncio.get_running_loop().time
         self.clock = clock
-        metrics = Metrics(EmbeddingHealth(samples_per_s=0, reference_samples=16, folder=None, logger=LOGGER))
+        self.metrics = metrics = Metrics(
+            EmbeddingHealth(samples_per_s=0, reference_samples=16, folder=None, logger=LOGGER)
+        )
         costs = CostModel()
         scheduler = Scheduler(lambda _: 4, costs, Hold(0.0, costs))
         self.batcher = Batcher(scheduler, partial(settle, metrics=metrics), clock=clock, logger=LOGGER)
+        self._decoders = DecodePool(1, clock)
         self._pipeline = Pipeline(
             admission=Admission(max_images=64, max_bytes=1 << 20),
-            decoders=DecodePool(1, clock),
+            decoders=self._decoders,
             batcher=self.batcher,
             metrics=metrics,
             clock=clock,
             reuse=reuse,
         )
 
-    async def ask(self, *errors, reading=None, timeout_s=60.0, quick=True):
+    def serve(self):
+        """Run what waits, and nothing after that."""
+
+        def run(_, batch):
+            return [Rows({"embedding": np.zeros((len(work.pictures), 8), np.float32)}, {}) for work in batch]
+
+        self.batcher.close()
+        self.batcher.serve(run)
+
+    async def decoded(self):
+        """Wait until nothing is to be read before the least urgent."""
+        await steps()
+        await self._decoders.read(lambda: None, priority=9)
+        await steps()
+
+    async def ask(
+        self,
+        *errors,
+        reading=None,
+        timeout_s=60.0,
+        quick=True,
+        content=lambda: (b"",),
+        size_bytes=1,
+        priority=0,
+    ):
         """Ask for a picture for each error, or for none; `reading` is told whose memory to watch."""
         readings = [Reading(error) for error in errors]
         if reading is not None:
             reading.append(weakref.ref(readings[0]))
         pictures = [
-            Picture(each, 1, "pixels", 4, 4, quick=quick, content=lambda: (b"",)) for each in readings
+            Picture(each, size_bytes, "pixels", 4, 4, quick=quick, content=content) for each in readings
         ]
         del readings
         now = self.clock()
-        request = Request(TINY, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=0)
+        request = Request(
+            TINY, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=priority
+        )
         return [isinstance(each.outcome, RegardError) for each in await self._pipeline.extract(request)]
 
 
@@ -173,3 +213,101 @@ async def test_requests_that_end_together_while_pictures_are_decoded_end_in_thei
         each.cancel()
     ends = await asyncio.gather(*late, *left, return_exceptions=True)
     assert [type(each) for each in ends] == [DeadlineExpiredError] * 3 + [asyncio.CancelledError] * 3
+
+
+class Content:
+    """A picture's content, and in which threads it was asked for."""
+
+    def __init__(self, content):
+        self.content = content
+        self.threads = []
+
+    def __call__(self):
+        self.threads.append(threading.current_thread().name.partition("_")[0])
+        return (self.content,)
+
+
+async def steps():
+    """Let tasks run that do not wait for a thread."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_wrong_with_a_picture_is_read_once_for_all_that_are_like_it():
+    """Those who wait for the first are told what he is told, and do not read one after another."""
+    served, before = Served(Reuse(0)), Reading.count
+    asking = [served.ask(UndecodableImageError, quick=False) for _ in range(20)]
+    assert await asyncio.gather(*asking) == [[True]] * 20
+    assert Reading.count == before + 1
+
+
+async def test_who_shares_an_answer_leaves_his_room_at_the_device_to_others():
+    """Copies of a picture that is computed are no more work, and another picture finds the room that they gave back."""
+    served = Served(Reuse(0))
+    for size, seconds in ((1, 10.0), (2, 20.0), (3, 50.0), (4, 100.0)):
+        served.batcher.learn(KEY, size, seconds)  # two are in time, three are not
+    asking = [asyncio.create_task(served.ask(None))]
+    await steps()
+    asking.append(asyncio.create_task(served.ask(None)))
+    await steps()
+    asking.append(asyncio.create_task(served.ask(None, content=Content(b"another"))))
+    await steps()
+    assert served.batcher.waiting == 2
+    with pytest.raises(OverloadedError):
+        await served.ask(None, content=Content(b"a third"))
+    asking.append(asyncio.create_task(served.ask(None)))  # a copy, for which there would be none
+    await steps()
+    assert served.batcher.waiting == 2
+    served.serve()
+    assert await asyncio.gather(*asking) == [[False]] * 4
+
+
+async def test_who_has_to_compute_after_all_asks_for_room_once_more():
+    """When the one who computed leaves, the next one does, if there is room, and is refused if there is none."""
+    served = Served(Reuse(0))
+    leader = asyncio.create_task(served.ask(None))
+    await steps()
+    followers = [asyncio.create_task(served.ask(None)) for _ in range(2)]
+    await steps()
+    leader.cancel()
+    await asyncio.wait([leader])
+    await steps()
+    assert served.batcher.waiting == 1
+    other = asyncio.create_task(served.ask(None, content=Content(b"another")))
+    await steps()
+    served.batcher.learn(KEY, 1, 1000.0)
+    followers[0].cancel()
+    await asyncio.wait([followers[0]])
+    with pytest.raises(OverloadedError):
+        await followers[1]
+    served.serve()
+    assert await other == [False]
+
+
+async def test_an_interactive_caller_does_not_wait_for_bulk_to_be_computed():
+    """His copy of the picture goes its own way."""
+    served = Served(Reuse(0))
+    bulk = asyncio.create_task(served.ask(None, priority=1))
+    await steps()
+    urgent = asyncio.create_task(served.ask(None, priority=0))
+    await steps()
+    assert served.batcher.waiting == 2
+    served.serve()
+    assert await asyncio.gather(bulk, urgent) == [[False]] * 2
+
+
+async def test_a_large_picture_is_hashed_off_the_event_loop_and_once():
+    """A caller who is refused at first, and whose picture is then found on its way, has it hashed no second time."""
+    served = Served(Reuse(0))
+    first, copy, small = Content(b"picture"), Content(b"picture"), Content(b"small")
+    asking = [asyncio.create_task(served.ask(None, content=first, size_bytes=LARGE))]
+    await served.decoded()
+    assert served.batcher.waiting == 1
+    served.batcher.learn(KEY, 1, 1000.0)
+    with pytest.raises(OverloadedError):
+        await served.ask(None, content=small)
+    asking.append(asyncio.create_task(served.ask(None, content=copy, size_bytes=LARGE)))
+    await served.decoded()
+    served.serve()
+    assert await asyncio.gather(*asking) == [[False]] * 2
+    assert (first.threads, copy.threads, small.threads) == (["decode"], ["decode"], ["MainThread"])
