@@ -171,7 +171,9 @@ class Settings(BaseSettings):
         "The last tenth is kept for interactive calls: neither bulk nor streams take it.",
     )
     max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
-        512 * MIB, description="Bytes of image data inside the server at once; more are refused."
+        512 * MIB,
+        description="Bytes of image data, as it was sent, inside the server at once; more are refused, likewise. What "
+        "the decoders hold comes on top: one picture for each of decode_threads, see max_image_pixels.",
     )
     max_client_images: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -191,7 +193,9 @@ class Settings(BaseSettings):
     )
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(20 * MIB, description="Bytes of one image, at most.")
     max_image_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)] = Field(
-        50_000_000, description="Height × width of one image, at most; read before decoding."
+        50_000_000,
+        description="Height × width of one image, at most; read before decoding. To decode it takes 8 bytes a pixel, "
+        "24 where it is transparent: 1.2 GB of the largest, for each of decode_threads.",
     )
     max_tensor_side: Annotated[int, Field(ge=1)] = Field(
         512, description="Rows and columns of a ready float tensor, at most."
