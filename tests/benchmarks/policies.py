@@ -1,190 +1,441 @@
 """Batching policies in a few lines each, for `simulation.py`: ours is the server's own scheduler.
 
-A policy sees arrivals and a device that becomes free. What the others do is written down from their documentation
-and source as we understand them, with the defaults that a careful operator would choose for this workload:
+A policy sees arrivals and a device that becomes free. What the others do was read in their source, which is named at
+each class, and is told here in other words; batches are of the same size for all. Each comes twice: out of the box, and
+"tuned" by an operator who knows deadlines and costs. He has set every limit and timeout that there is, all from one
+number: for how long somebody may wait. `simulation.py` tries ten of these and takes the best for every workload.
 
-- fifo window: the textbook: a batch goes when it is full or when its first item has waited for the window.
-- Triton: dynamic batching with `max_queue_delay`; the queue is unbounded and requests without a timeout policy are
-  run however late they are.
-- TF Serving: batches are closed by size or `batch_timeout` while the device is busy, at most
-  `max_enqueued_batches` of them; beyond that it answers UNAVAILABLE.
-- TEI: no window: whatever waits goes as soon as the device is free, those who left are skipped; a bounded queue.
-- Mosec: the window opens at the first item after the device became free; those who left are skipped.
-- BentoML: a window learnt from arrival times and a linear cost; refuses when the predicted wait passes `max_latency`.
+    admit ─→ (decoding) ─→ arrive ─→ free: items to run and items dropped ─→ done
+                 leave: the caller's deadline passed, or he went away; who looks at `settled` sees it
+
+None of the others knows of more than one model in a queue: they have a queue for each, and these take turns at the
+device (TF Serving's SharedBatchScheduler does so; with the others it is what the device makes of it).
 """
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 from regard_server.cost import CostModel
 from regard_server.hold import Hold
 from regard_server.scheduler import Batch, Scheduler, Wait
 from regard_server.waiting import Entry
 
+Costs = Mapping[int, float]
+"""Seconds by batch size, of one model."""
+
+# The longest that ours holds, the server's default, and the window of the textbook.
+WINDOW_S = 0.004
+
 
 @dataclass(eq=False)
 class Item:
     """One request."""
 
-    arrived: float
+    sent: float
     deadline: float
-    caller: int = -1
+    model: str = "small"
+    priority: int = 0
+    kind: str = "all"
+    arrived: float = 0.0
     entry: Entry | None = None
     settled: bool = False
     answered: Callable[[float], None] = lambda _: None
 
 
-Decision = tuple[list[Item], list[Item]] | float | None
-"""Items to run and items dropped; or a time until which to wait; or None: nobody waits."""
+@dataclass(frozen=True)
+class Decision:
+    """What a free device does: run some, or wait until a time at most. Whoever is dropped hears of it now."""
+
+    items: list[Item] = field(default_factory=list)
+    dropped: list[Item] = field(default_factory=list)
+    until: float | None = None
 
 
 class Regard:
     """The server's scheduler itself."""
 
-    name = "regard"
-
-    def __init__(self, most: int, window: float, costs: dict[int, float]) -> None:
+    def __init__(self, most: int, costs: Mapping[str, Costs]) -> None:
         self._costs = CostModel()
-        for size, seconds in costs.items():
-            self._costs.observe("k", size, seconds)
-        self._scheduler = Scheduler(lambda _: most, self._costs, Hold(window, self._costs))
+        for model, seconds_by_size in costs.items():
+            for size, seconds in seconds_by_size.items():
+                self._costs.observe(model, size, seconds)
+        self._scheduler = Scheduler(lambda _: most, self._costs, Hold(WINDOW_S, self._costs))
         self._batch: Batch | None = None
 
-    def arrive(self, item: Item, now: float) -> bool:
-        if self._scheduler.reserve("k", 1, ready=now, deadline=item.deadline, now=now):
-            return False
-        item.entry = Entry("k", item, None, item.deadline, arrived=now, promised=True)
+    def admit(self, item: Item, ready: float, now: float) -> bool:
+        return not self._scheduler.reserve(
+            item.model, 1, ready=ready, deadline=item.deadline, now=now, priority=item.priority
+        )
+
+    def arrive(self, item: Item, now: float) -> Collection[Item]:
+        item.entry = Entry(item.model, item, None, item.deadline, item.priority, arrived=now, promised=True)
         self._scheduler.add(item.entry, now)
-        return True
+        return ()
 
     def leave(self, item: Item) -> None:
-        self._scheduler.discard(item.entry)
+        if item.entry is None:
+            self._scheduler.release(item.model, deadline=item.deadline, priority=item.priority)
+        else:
+            self._scheduler.discard(item.entry)
 
     def free(self, now: float) -> Decision:
-        decision = self._scheduler.decide(now)
-        if isinstance(decision, Wait):
-            return decision.until
-        if decision is None:
-            return None
-        self._batch = decision
-        return [entry.payload for entry in decision.entries], [entry.payload for entry in decision.late]
+        dropped: list[Item] = []
+        while isinstance(decision := self._scheduler.decide(now), Batch):
+            dropped += [entry.payload for entry in decision.late]
+            if decision.entries:
+                self._batch = decision
+                return Decision([entry.payload for entry in decision.entries], dropped)
+        return Decision(dropped=dropped, until=decision.until if isinstance(decision, Wait) else None)
 
-    def done(self, now: float) -> None:
+    def done(self, items: list[Item], now: float) -> None:
         self._scheduler.finished(self._batch, now)
 
 
-class FifoWindow:
-    """A batch goes when it is full, or when its first item has waited for the window."""
+@dataclass
+class Queue:
+    """One model's, at one of the others; what each of them does otherwise is in its class.
 
-    name = "fifo window"
-    skips_left = False
-    queue_limit = 1 << 60
+    Attributes:
+        most: the largest batch.
+        costs: what batches cost.
+    """
 
-    def __init__(self, most: int, window: float, costs: dict[int, float]) -> None:
-        self._most = most
-        self._window = window
-        self._queue: deque[Item] = deque()
+    most: int
+    costs: Costs
 
-    def arrive(self, item: Item, now: float) -> bool:
-        if len(self._queue) >= self.queue_limit:
-            return False
-        self._queue.append(item)
+    def admit(self, item: Item) -> bool:
+        """Say whether an item may come in, before it is decoded."""
         return True
 
-    def leave(self, item: Item) -> None:
-        pass  # seen in `free`, where it is seen at all
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        """Let an item wait; return who is turned away."""
+        raise NotImplementedError
 
-    def opened(self, now: float) -> float:
-        return self._queue[0].arrived
+    def take(self, now: float) -> Decision:
+        """Say what a device that is free does with those who wait."""
+        raise NotImplementedError
+
+    def left(self, item: Item) -> None:
+        """Take note that somebody who was let in is settled, without an answer."""
+
+    def done(self, items: list[Item], now: float) -> None:
+        """Take note that a batch was run."""
+
+
+@dataclass
+class Window(Queue):
+    """The textbook: a batch goes when it is full, or when its first item has waited for the window.
+
+    Attributes:
+        window_s: how long the first may wait.
+        limit: how many wait at most; 0: as many as come.
+    """
+
+    window_s: float = WINDOW_S
+    limit: int = 0
+    waiting: deque[Item] = field(default_factory=deque)
+
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        if self.limit and len(self.waiting) >= self.limit:
+            return (item,)
+        self.waiting.append(item)
+        return ()
+
+    def take(self, now: float) -> Decision:
+        if not self.waiting:
+            return Decision()
+        until = self.opened() + self.window_s
+        if len(self.waiting) < self.most and until > now:
+            return Decision(until=until)
+        return Decision([self.waiting.popleft() for _ in range(min(self.most, len(self.waiting)))])
+
+    def opened(self) -> float:
+        return self.waiting[0].arrived
+
+
+@dataclass
+class Triton(Queue):
+    """Priority levels, each first come first served; who is cancelled or waits for too long is taken out.
+
+    triton-inference-server/core, src/dynamic_batch_scheduler.cc (GetDynamicBatch) and src/scheduler_utils.cc
+    (PolicyQueue). Out of the box it waits for nobody (max_queue_delay 0), and there are no levels, no timeouts and no
+    bound. With `allow_timeout_override` a request may set a shorter timeout than the default. Where there are no limits
+    it forms one batch ahead, which still grows until it runs; that is left out here.
+
+    Attributes:
+        timeout_s: the queue policy's default timeout, with REJECT as the action.
+        own: whether callers send their priority and a timeout, their deadline less what a full batch takes.
+    """
+
+    timeout_s: float = float("inf")
+    own: bool = False
+    waiting: list[tuple[int, float, Item]] = field(default_factory=list)
+
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        level, timeout_s = 0, self.timeout_s
+        if self.own:
+            level = item.priority
+            timeout_s = min(timeout_s, max(0.001, item.deadline - now - self.costs[self.most]))
+        self.waiting.append((level, now + timeout_s, item))
+        return ()
+
+    def take(self, now: float) -> Decision:
+        present = [each for each in self.waiting if not each[-1].settled]
+        in_time = [each for each in present if each[1] >= now]
+        in_time.sort(key=lambda each: each[0])  # stable: inside a level as they came
+        self.waiting = in_time[self.most :]
+        dropped = [item for _, expires, item in present if expires < now]
+        return Decision([item for *_, item in in_time[: self.most]], dropped)
+
+
+@dataclass
+class TfServing(Queue):
+    """Arrivals go into the open batch; where they do not fit it is closed, and another opened, up to so many batches.
+
+    tensorflow/tensorflow, core/kernels/batching_util/shared_batch_scheduler.h (Schedule, ScheduleBatch), and
+    tensorflow/serving, batching/batching_session.cc (ProcessBatch): beyond the bound it answers UNAVAILABLE; a batch is
+    skipped where the deadlines of all in it have passed, and runs whole otherwise. Out of the box batch_timeout is 0,
+    and there are ten batches; its guide advises as many as threads where somebody waits. One thread here, as there is
+    one device.
+
+    Attributes:
+        window_s: batch_timeout.
+        batches: max_enqueued_batches, the open one included.
+    """
+
+    window_s: float = 0.0
+    batches: int = 10
+    waiting: deque[list[Item]] = field(default_factory=lambda: deque([[]]))
+
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        if len(self.waiting[-1]) == self.most:
+            if len(self.waiting) >= self.batches:
+                return (item,)
+            self.waiting.append([])
+        self.waiting[-1].append(item)
+        return ()
+
+    def take(self, now: float) -> Decision:
+        dropped: list[Item] = []
+        while first := self.waiting[0]:
+            until = first[0].arrived + self.window_s
+            if len(self.waiting) == 1 and len(first) < self.most and until > now:
+                return Decision(dropped=dropped, until=until)
+            self.waiting.popleft()
+            if not self.waiting:
+                self.waiting.append([])
+            if any(item.deadline > now for item in first):
+                return Decision(first, dropped)
+            dropped += first
+        return Decision(dropped=dropped)
+
+
+@dataclass
+class Tei(Queue):
+    """No window; who left is skipped; one batch is formed ahead, as soon as the last one runs and somebody waits.
+
+    huggingface/text-embeddings-inference, core/src/queue.rs (NextBatch) and core/src/infer.rs (batching_task; the
+    permits). Out of the box there are 512 permits, which are held from before decoding until the answer.
+
+    Attributes:
+        permits: max_concurrent_requests.
+    """
+
+    permits: int = 512
+    waiting: deque[Item] = field(default_factory=deque)
+    ahead: list[Item] = field(default_factory=list)
+    running: bool = False
+    inside: int = 0
+
+    def admit(self, item: Item) -> bool:
+        if self.inside >= self.permits:
+            return False
+        self.inside += 1
+        return True
+
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        self.waiting.append(item)
+        if self.running and not self.ahead:
+            self.ahead = self._next()
+        return ()
+
+    def take(self, now: float) -> Decision:
+        batch = self.ahead or self._next()
+        if batch:
+            self.running = True
+            self.ahead = self._next()
+        return Decision(batch)
+
+    def _next(self) -> list[Item]:
+        batch: list[Item] = []
+        while self.waiting and len(batch) < self.most:
+            item = self.waiting.popleft()
+            if not item.settled:
+                batch.append(item)
+        return batch
+
+    def left(self, item: Item) -> None:
+        self.inside -= 1
+
+    def done(self, items: list[Item], now: float) -> None:
+        self.running = False
+        self.inside -= sum(not item.settled for item in items)
+
+
+@dataclass
+class Mosec(Window):
+    """The window opens when the device is free and somebody waits; who is past the service's own timeout is skipped.
+
+    mosecorg/mosec, src/protocol.rs (get_batch), src/tasks.rs (get_multi_tasks_data, add_new_task) and mosec/args.py.
+    Skipped ones have had a place in the batch and in the queue; callers who went away earlier are not noticed. Out of
+    the box the window is 10 ms, the timeout 3 s, and 1,024 may wait.
+
+    Attributes:
+        window_s: max_wait_time.
+        timeout_s: --timeout.
+        limit: --capacity.
+    """
+
+    window_s: float = 0.010
+    limit: int = 1024
+    timeout_s: float = 3.0
+    freed: float = 0.0
+
+    def take(self, now: float) -> Decision:
+        dropped: list[Item] = []
+        while taken := (found := super().take(now)).items:
+            batch = [item for item in taken if item.arrived + self.timeout_s > now]
+            dropped += [item for item in taken if item.arrived + self.timeout_s <= now]
+            if batch:
+                return Decision(batch, dropped)
+            self.freed = now
+        return Decision(dropped=dropped, until=found.until)
+
+    def opened(self) -> float:
+        return max(self.freed, self.waiting[0].arrived)
+
+    def done(self, items: list[Item], now: float) -> None:
+        self.freed = now
+
+
+@dataclass
+class BentoMl(Queue):
+    """The oldest is cancelled where all who wait would take him past the latency objective; the newest go first.
+
+    bentoml/BentoML, src/bentoml/_internal/marshal/dispatcher.py (CorkDispatcher.controller, Optimizer): with w0 and wn
+    the waits of the oldest and the newest, and a·n + b the cost of n, he is cancelled if n > 1 and w0 + a·n + b reaches
+    max_latency; a free device waits, a millisecond at a time, while n (wn + 1 ms + a) is at most 0.95 of what the
+    oldest of a batch have waited of late. Callers who went away are not noticed. Out of the box max_latency is 60 s.
+    Here a and b are those of the true costs, and the mean wait is of the last 50 batches, not refreshed every 5 s.
+
+    Attributes:
+        max_latency_s: the objective.
+    """
+
+    max_latency_s: float = 60.0
+    waiting: deque[Item] = field(default_factory=deque)
+    waits: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+
+    def put(self, item: Item, now: float) -> Collection[Item]:
+        self.waiting.append(item)
+        return self._cancelled(now)
+
+    def take(self, now: float) -> Decision:
+        dropped, count = self._cancelled(now), len(self.waiting)
+        if not count:
+            return Decision(dropped=dropped)
+        wait_s = sum(self.waits) / len(self.waits) if self.waits else 0.0
+        newest_s = now - self.waiting[-1].arrived
+        if count < self.most and count * (newest_s + 0.001 + self._line()[0]) <= 0.95 * wait_s:
+            return Decision(dropped=dropped, until=now + 0.001)
+        batch = [self.waiting.pop() for _ in range(min(self.most, count))]
+        self.waits.append(now - batch[-1].arrived)
+        return Decision(batch, dropped)
+
+    def _cancelled(self, now: float) -> list[Item]:
+        slope, fixed = self._line()
+        dropped = []
+        while (count := len(self.waiting)) > 1:
+            if now - self.waiting[0].arrived + slope * count + fixed < self.max_latency_s:
+                break
+            dropped.append(self.waiting.popleft())
+        return dropped
+
+    def _line(self) -> tuple[float, float]:
+        low, high = min(self.costs), max(self.costs)
+        slope = (self.costs[high] - self.costs[low]) / (high - low)
+        return slope, self.costs[low] - slope * low
+
+
+class Peer:
+    """A queue for every model; those that have a batch take turns."""
+
+    def __init__(self, queues: Mapping[str, Queue]) -> None:
+        self._queues = queues
+        self._turns = deque(queues)
+
+    def admit(self, item: Item, ready: float, now: float) -> bool:
+        return self._queues[item.model].admit(item)
+
+    def arrive(self, item: Item, now: float) -> Collection[Item]:
+        item.arrived = now
+        return self._queues[item.model].put(item, now)
+
+    def leave(self, item: Item) -> None:
+        self._queues[item.model].left(item)
 
     def free(self, now: float) -> Decision:
-        while self._queue and self.skips_left and self._queue[0].settled:
-            self._queue.popleft()
-        if not self._queue:
-            return None
-        until = self.opened(now) + self._window
-        if len(self._queue) < self._most and until > now:
-            return until
-        items: list[Item] = []
-        while self._queue and len(items) < self._most:
-            item = self._queue.popleft()
-            if not (self.skips_left and item.settled):
-                items.append(item)
-        return (items, []) if items else None
+        dropped: list[Item] = []
+        until: list[float] = []
+        for _ in range(len(self._turns)):
+            found = self._queues[self._turns[0]].take(now)
+            self._turns.rotate(-1)
+            dropped += found.dropped
+            if found.items:
+                return Decision(found.items, dropped)
+            if found.until is not None:
+                until.append(found.until)
+        return Decision(dropped=dropped, until=min(until, default=None))
 
-    def done(self, now: float) -> None:
-        pass
+    def done(self, items: list[Item], now: float) -> None:
+        self._queues[items[0].model].done(items, now)
 
 
-class Triton(FifoWindow):
-    """As the window; the queue knows no bound and no deadline."""
+Policy = Regard | Peer
 
-    name = "triton"
-
-
-class TfServing(FifoWindow):
-    """As the window; the queue holds so many batches."""
-
-    name = "tf serving"
-
-    def __init__(self, most: int, window: float, costs: dict[int, float]) -> None:
-        super().__init__(most, window, costs)
-        self.queue_limit = 4 * most
+OUT_OF_THE_BOX: dict[str, Callable[[int, Costs], Queue]] = {
+    "fifo window": Window,
+    "triton": Triton,
+    "tf serving": TfServing,
+    "tei": Tei,
+    "mosec": Mosec,
+    "bentoml": BentoMl,
+}
 
 
-class Tei(FifoWindow):
-    """No window, those who left are skipped, a bounded queue."""
+def tuned(name: str, most: int, costs: Costs, *, wait_s: float, deadline_s: float) -> Queue:
+    """Return a queue with its settings for a workload.
 
-    name = "tei"
-    skips_left = True
-    queue_limit = 512
-
-    def opened(self, now: float) -> float:
-        return now - self._window
-
-
-class Mosec(FifoWindow):
-    """The window opens when the device has become free and somebody waits."""
-
-    name = "mosec"
-    skips_left = True
-
-    def __init__(self, most: int, window: float, costs: dict[int, float]) -> None:
-        super().__init__(most, window, costs)
-        self._freed = 0.0
-
-    def opened(self, now: float) -> float:
-        return max(self._freed, self._queue[0].arrived)
-
-    def done(self, now: float) -> None:
-        self._freed = now
-
-
-class BentoMl(FifoWindow):
-    """A window that is worth its wait by a linear cost; refuses what is predicted to pass the latency objective."""
-
-    name = "bentoml"
-    max_latency = 0.25
-
-    def __init__(self, most: int, window: float, costs: dict[int, float]) -> None:
-        super().__init__(most, window, costs)
-        low, high = min(costs), max(costs)
-        self._slope = (costs[high] - costs[low]) / (high - low)
-        self._fixed = costs[low] - self._slope * low
-        self._gap, self._last = window, 0.0
-
-    def arrive(self, item: Item, now: float) -> bool:
-        self._gap += 0.1 * (min(now - self._last, 0.05) - self._gap)
-        self._last = now
-        batches = len(self._queue) // self._most + 1
-        if batches * (self._fixed + self._slope * min(self._most, len(self._queue) + 1)) > self.max_latency:
-            return False
-        return super().arrive(item, now)
-
-    def opened(self, now: float) -> float:
-        worth = len(self._queue) * (self._gap + self._slope) < self._fixed
-        return self._queue[0].arrived if worth else now - self._window
-
-
-POLICIES = (Regard, FifoWindow, Triton, TfServing, Tei, Mosec, BentoMl)
+    Args:
+        name: whose.
+        most: the largest batch.
+        costs: seconds by size.
+        wait_s: for how long somebody may wait, or how much work may wait.
+        deadline_s: the longest that callers have.
+    """
+    items = max(1, round(wait_s / costs[most] * most))
+    match name:
+        case "fifo window":
+            return Window(most, costs, limit=items)
+        case "triton":
+            return Triton(most, costs, timeout_s=wait_s, own=True)
+        case "tf serving":
+            return TfServing(most, costs, window_s=0.001, batches=max(1, round(items / most)))
+        case "tei":
+            return Tei(most, costs, permits=items)
+        case "mosec":
+            return Mosec(most, costs, window_s=0.002, timeout_s=deadline_s, limit=items)
+        case "bentoml":
+            return BentoMl(most, costs, max_latency_s=wait_s)
+    raise ValueError(f"there is no {name}; there are {', '.join(OUT_OF_THE_BOX)}")
