@@ -6,6 +6,10 @@ Nothing runs and no time passes but the scheduler's own: the clock that it is to
 and far away, and as many come as go. `item` is what an image pays in all; `discard` is what one that leaves pays.
 Batches are of 32 where so many wait in a bucket; with fewer, decide and finished are shared by fewer. Time is the
 thread's own processor time, which a busy machine disturbs least; garbage collection is on, as in a server.
+
+A second table is of what overload does, with N waiting: `refuse` and `foresee` say no to one image, `drop` is what one
+pays whose deadline passed unnoticed, half of all at once, and `leave` what one of two thirds of all pays who leave one
+after the other. The batcher holds its lock meanwhile, so the worst single call of all rounds is there, too.
 """
 
 import argparse
@@ -26,6 +30,8 @@ BATCH_S = 0.001
 FAR_S = 1e6
 # So many cycles for one in which entries come and leave again.
 LEAVING = 4
+# So many refusals.
+REFUSALS = 1_000
 
 
 @dataclass
@@ -34,13 +40,19 @@ class Spent:
 
     seconds: dict[str, float] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
+    worst_s: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: str, began: float, items: int) -> None:
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.thread_time() - began
+        took_s = time.thread_time() - began
+        self.seconds[step] = self.seconds.get(step, 0.0) + took_s
         self.items[step] = self.items.get(step, 0) + items
+        self.worst_s[step] = max(self.worst_s.get(step, 0.0), took_s)
 
     def microseconds(self, step: str) -> float:
         return self.seconds[step] / self.items[step] * 1e6
+
+    def worst_ms(self, step: str) -> float:
+        return self.worst_s[step] * 1e3
 
 
 class Load:
@@ -96,7 +108,48 @@ class Load:
             self._scheduler.discard(entry)
         self.spent.add("discard", began, MOST)
 
-    def _entry(self) -> Entry:
+    def refuse(self) -> None:
+        """Say no to images whose deadline is too near, known and unknown."""
+        scheduler, near = self._scheduler, self._now + BATCH_S / MOST
+        for step, ask in (
+            ("refuse", lambda key: scheduler.reserve(key, 1, ready=self._now, deadline=near, now=self._now)),
+            ("foresee", lambda _: scheduler.foresee(near, self._now)),
+        ):
+            for _ in range(REFUSALS):
+                key = self._chance.choice(self._keys)
+                began = time.thread_time()
+                ask(key)
+                self.spent.add(step, began, 1)
+
+    def drop(self) -> None:
+        """Let the deadlines of as many as wait pass, and a batch be formed."""
+        scheduler = self._scheduler
+        for _ in range(len(scheduler)):
+            scheduler.add(self._entry(within_s=BATCH_S), self._now)
+        self._now += 2 * BATCH_S
+        late = 1
+        while late:
+            began = time.thread_time()
+            batch = scheduler.decide(self._now, flush=True)
+            late = len(batch.late) if batch else 0
+            if late:
+                self.spent.add("drop", began, late)
+                scheduler.finished(batch, self._now)
+
+    def leave_in_mass(self) -> None:
+        """Let twice as many as wait come, and leave one after the other, in no order."""
+        entries = [self._entry() for _ in range(2 * len(self._scheduler))]
+        for entry in entries:
+            self._scheduler.add(entry, self._now)
+        self._chance.shuffle(entries)
+        for entry in entries:
+            began = time.thread_time()
+            self._scheduler.discard(entry)
+            self.spent.add("leave", began, 1)
+
+    def _entry(self, within_s: float = 0.0) -> Entry:
+        if within_s:
+            return Entry(self._chance.choice(self._keys), None, None, self._now + within_s)
         deadline = self._now + self._chance.uniform(FAR_S, 2 * FAR_S)
         return Entry(self._chance.choice(self._keys), None, None, deadline)
 
@@ -109,8 +162,36 @@ def measure(waiting: int, buckets: int, cycles: int) -> dict:
         if number % LEAVING == 0:
             load.leave()
     steps = ("reserve", "add", "decide", "finished")
-    figures = {step: load.spent.microseconds(step) for step in steps}
-    return {**figures, "item": sum(figures.values()), "discard": load.spent.microseconds("discard")}
+    figures = {f"{step} µs": load.spent.microseconds(step) for step in steps}
+    return {
+        **figures,
+        "item µs": sum(figures.values()),
+        "discard µs": load.spent.microseconds("discard"),
+        "decide, worst ms": load.spent.worst_ms("decide"),
+    }
+
+
+def overload(waiting: int, buckets: int) -> dict:
+    """Return microseconds for one in each step of overload, and the worst single ones in milliseconds."""
+    load = Load(waiting, buckets)
+    load.refuse()
+    load.leave_in_mass()
+    load.drop()
+    figures: dict[str, float] = {}
+    for step in ("refuse", "foresee", "leave", "drop"):
+        figures |= {
+            f"{step} µs": load.spent.microseconds(step),
+            f"{step}, worst ms": load.spent.worst_ms(step),
+        }
+    return figures
+
+
+def summed_up(rounds: list[dict]) -> dict:
+    """Return medians, and of the worst steps the worst."""
+    return {
+        name: (max if "worst" in name else statistics.median)(each[name] for each in rounds)
+        for name in rounds[0]
+    }
 
 
 def main() -> None:
@@ -122,19 +203,26 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=1_000, help="batches of every measurement")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    found: dict[tuple[int, int], list[dict]] = {}
+    rows: dict[str, dict[tuple[int, int], list[dict]]] = {"ordinary": {}, "overload": {}}
     for _ in range(arguments.rounds):
         for buckets in arguments.buckets:
             for waiting in arguments.waiting:
-                found.setdefault((buckets, waiting), []).append(measure(waiting, buckets, arguments.cycles))
-    rows = [
-        {"buckets": buckets, "waiting": waiting}
-        | {f"{step} µs": statistics.median(each[step] for each in rounds) for step in rounds[0]}
-        for (buckets, waiting), rounds in found.items()
-    ]
+                for kind, figures in (
+                    ("ordinary", measure(waiting, buckets, arguments.cycles)),
+                    ("overload", overload(waiting, buckets)),
+                ):
+                    rows[kind].setdefault((buckets, waiting), []).append(figures)
     print(f"{report.machine()['processor']}; microseconds an item, medians of {arguments.rounds} rounds\n")
-    report.print_table(rows)
-    print("written to", report.save("scheduling", rows, cycles=arguments.cycles, rounds=arguments.rounds))
+    tables = []
+    for kind, found in rows.items():
+        print(kind)
+        table = [
+            {"buckets": buckets, "waiting": waiting} | summed_up(rounds)
+            for (buckets, waiting), rounds in found.items()
+        ]
+        report.print_table(table)
+        tables += [{"table": kind} | row for row in table]
+    print("written to", report.save("scheduling", tables, cycles=arguments.cycles, rounds=arguments.rounds))
 
 
 if __name__ == "__main__":
