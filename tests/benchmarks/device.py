@@ -15,22 +15,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import report
 import torch
 from cases import CASES
-from overload import Cores, load
-from processes import Running, regard
+from overload import Cores, closed_load, open_load
+from processes import regard
 
 from regard_server.engine.reading import read_device
 from regard_server.gpu_jpeg import GpuUnavailableError, open_gpu_jpegs
 
 HERE = Path(__file__).parent
 MODELS = ("resnet50", "epsanet50", "skresnext50_32x4d", "botnet26t_256")
-TIMEOUT_S = 2.0
 SHARES = (0.5, 0.9)
 _LOOK_S = 0.1
 
@@ -64,11 +64,10 @@ def loop(case: str, model: Path, sizes: list[int], seconds: float) -> dict:
     return max(map(json.loads, lines), key=lambda each: each["images_per_s"])
 
 
-def served(server: Running, options: list[str], seconds: float) -> dict:
+def watched(cores: Cores, load: Callable[[], dict]) -> dict:
     """Load a server; return the generator's figures and the device's utilisation."""
-    cores = Cores.of_machine(apart=False)
     with utilization() as looks:
-        figures = load(server, cores, options, seconds)
+        figures = load()
     of_cores = figures["server_cores"] / len(cores.server)
     return figures | {"utilization": statistics.mean(looks) if looks else of_cores}
 
@@ -87,8 +86,9 @@ def measure(case: str, decoder: str, arguments: argparse.Namespace) -> dict:
         }
         options = (f"--max-batch={best['size']}", f"--jpeg-decoder={decoder}")
         with regard(f"model={model}", *options) as server:
-            asked = [f"--case={case}", "--way=client", f"--timeout={TIMEOUT_S}"]
-            full = served(server, [*asked, f"--callers={arguments.callers}"], arguments.seconds)
+            asked, seconds = [f"--case={case}", "--way=client"], arguments.seconds
+            cores = Cores.of_machine(apart=False)
+            full = watched(cores, partial(closed_load, server, cores, asked, arguments.callers, seconds))
             row |= {
                 "img/s": full["goodput"],
                 "of loop": full["goodput"] / best["images_per_s"],
@@ -97,7 +97,7 @@ def measure(case: str, decoder: str, arguments: argparse.Namespace) -> dict:
             }
             for share in SHARES:
                 rate = share * full["goodput"]
-                found = served(server, [*asked, f"--rate={rate}"], arguments.seconds)
+                found = watched(cores, partial(open_load, server, cores, asked, rate, seconds, closed=full))
                 names = ("p50_ms", "p99_ms", "utilization")
                 row |= {f"{name.replace('_', ' ')} at {share:.0%}": found[name] for name in names}
     return row

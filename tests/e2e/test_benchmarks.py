@@ -1,0 +1,127 @@
+"""The benchmarks: each begun once in small, so that none rots, and what their load generators promise.
+
+Nothing here looks at a figure that depends on speed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from processes import TOP
+
+BENCHMARKS = TOP / "tests" / "benchmarks"
+# The engine that needs no measuring; the scripts hand the environment on to the server that they start.
+PLAIN = {"REGARD_ENGINE": "eager", "REGARD_DTYPE": "float32"}
+BRIEF = ("--seconds=0.2", "--rounds=1")
+# Script: its options, and the columns of its rows that somebody reads by name.
+SCRIPTS = {
+    "overload": (
+        ("--cases=tiny", "--ways=client", "--loads=2", *BRIEF),
+        {"load", "deadline s", "goodput/s", "of peak", "refused %", "refusal p99 ms", "server CPU ms"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Run every script, two at a time, each in a folder of its own; yield what becomes of them by name."""
+    cache = tmp_path_factory.mktemp("cache")
+    environment = {**os.environ, **PLAIN, "XDG_CACHE_HOME": str(cache)}
+
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SCRIPTS[name][0]]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (written,) = (folder / "bench-results").iterdir()
+        return json.loads(written.read_text())
+
+    with ThreadPoolExecutor(2) as pool:
+        runs: dict[str, Future] = {name: pool.submit(run, name) for name in SCRIPTS}
+        yield runs
+        for each in runs.values():
+            each.cancel()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_benchmark_writes_what_it_measured(runs, name):
+    """It ends well, and its file has the machine, its settings and rows with the columns by which they are read."""
+    written = runs[name].result()
+    assert {"benchmark", "when", "machine", "settings", "rows"} <= written.keys()
+    columns = {column for row in written["rows"] for column in row}
+    assert SCRIPTS[name][1] <= columns
+
+
+def test_nobody_in_the_closed_loop_is_late_or_refused(runs):
+    """The loop that gives the peak has no deadline to miss; that of the others is at least the shortest."""
+    closed, twice = runs["overload"].result()["rows"]
+    assert (closed["load"], closed["deadline s"], closed["refused %"], closed["late %"]) == (
+        "closed",
+        "",
+        0,
+        0,
+    )
+    assert twice["deadline s"] >= 0.25
+
+
+def told(script):
+    """Run a script that imports the benchmarks' modules; return what it prints as JSON."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_closed_loop_that_is_refused_does_not_spin():
+    """Whoever is refused at once waits before the next call, and leaves the core to others."""
+    found = told("""
+import asyncio, json, time
+from callers import Refused
+from open_load import _PAUSE_S, Load
+calls = 0
+
+async def refuse(timeout_s):
+    global calls
+    calls += 1
+    raise Refused
+
+load, began = Load(refuse, timeout_s=60, seconds=0.1), time.perf_counter()
+asyncio.run(load.closed(callers=4))
+most = 4 * ((time.perf_counter() - began) / _PAUSE_S + 1)
+print(json.dumps({"calls": calls, "most": most, **load.figures()}))
+""")
+    assert found["refused"] == 1
+    assert found["calls"] <= found["most"]
+
+
+def test_the_client_of_a_closed_loop_sends_every_call():
+    """What a closed loop counts as refused, the server has refused, and not its client instead."""
+    assert told("""
+import asyncio, json
+from callers import CLOSED_WAYS, Refused
+from cases import pixels
+from grpc import StatusCode
+from regard_client.testing import FakeServer
+
+async def refused(target, calls):
+    count = 0
+    async with CLOSED_WAYS["client"](target, pixels(32)) as call:
+        for _ in range(calls):
+            try:
+                await call(60.0)
+            except Refused:
+                count += 1
+    return count
+
+with FakeServer() as server:
+    server.fail("OVERLOADED", StatusCode.RESOURCE_EXHAUSTED, times=60)
+    print(json.dumps([asyncio.run(refused(server.target, 60)), len(server.calls)]))
+""") == [60, 60]
