@@ -107,8 +107,21 @@ dashboards: $(READY)  ## make the Grafana dashboards from deploy/grafana
 e2e-compose: $(READY)  ## docker-compose.yml for real: up, called, scaled, killed, watched, down (starts an engine if none runs)
 	PYTHONPATH=tests/fixtures:tests/e2e $(BIN)/python tests/e2e/compose/run.py
 
-bench: $(READY)  ## measure a served model against the same model in a plain loop
-	$(BIN)/python tests/benchmarks/serving.py
+# Each prints a table and writes bench-results/NAME.json; of a quiet machine, and with longer runs, are the figures of
+# tests/benchmarks/README.md. Mosec is the one peer that comes from elsewhere; where it cannot be had it is left out.
+MEASURE := $(BIN)/python tests/benchmarks
+PEERS   := --seconds 1.5 --rounds 1 --servers regard mosec
+bench: $(READY)  ## measure all that has a target, some ten minutes on two cores, and tell how far off each is
+	$(MEASURE)/peers.py --install --servers mosec
+	$(MEASURE)/peers.py --case null --callers 32 64 $(PEERS) grpc_aio
+	$(MEASURE)/peers.py --case small --mode same --callers 1 32 $(PEERS) grpc_sync
+	$(MEASURE)/peers.py --case resnet50 --callers 8 $(PEERS) grpc_aio
+	$(MEASURE)/serving.py --cases small resnet50 --callers 32 64 --seconds 2 --rounds 1
+	$(MEASURE)/overload.py --cases small --loads 2 5 --seconds 4 --rounds 1
+	$(MEASURE)/frontend.py --callers 1 32 --seconds 1 --rounds 2
+	$(MEASURE)/metrics_cost.py --cases null --seconds 1 --pairs 2
+	$(MEASURE)/startup.py --rounds 1
+	@echo && $(MEASURE)/summary.py
 
 proto: $(READY)  ## make the generated code from the .proto files
 	$(BIN)/python proto/generate.py

@@ -5,11 +5,12 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from regard_server.build import this_build
+from regard_server.cores import cpu_quota
 
 RESULTS = Path("bench-results")
 # Others who share the machine disturb every figure; what ran before this began tells how much.
@@ -26,9 +27,10 @@ def machine() -> dict[str, Any]:
     return {
         "processor": processor,
         "cores": len(os.sched_getaffinity(0)),
+        "cpu_quota": cpu_quota(),
         "load_average_at_start": LOAD_AT_START,
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "grpcio", "protobuf")},
+        **{package: _version(package) for package in ("torch", "openvino", "grpcio", "protobuf")},
         "compiled": this_build().compiled,
     }
 
@@ -56,6 +58,13 @@ def load(name: str) -> list[dict[str, Any]]:
     """Return the rows that bench-results/NAME.json has; none if there is no such file."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # openvino is an extra
+        return None
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A served model against the same model in a plain loop: `make bench`.
+"""A served model against the same model in a plain loop: `python tests/benchmarks/serving.py`.
 
 Server and load generator are processes of their own, on the same cores. Rounds are interleaved, medians shown,
 because a shared machine drifts: compare within a run, never between runs. `of loop` is the served throughput

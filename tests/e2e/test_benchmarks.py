@@ -53,6 +53,7 @@ def test_a_benchmark_writes_what_it_measured(runs, name):
     """It ends well, and its file has the machine, its settings and rows with the columns by which they are read."""
     written = runs[name].result()
     assert {"benchmark", "when", "machine", "settings", "rows"} <= written.keys()
+    assert {"processor", "cores", "cpu_quota", "torch", "openvino", "grpcio"} <= written["machine"].keys()
     columns = {column for row in written["rows"] for column in row}
     assert SCRIPTS[name][1] <= columns
 
@@ -125,3 +126,41 @@ with FakeServer() as server:
     server.fail("OVERLOADED", StatusCode.RESOURCE_EXHAUSTED, times=60)
     print(json.dumps([asyncio.run(refused(server.target, 60)), len(server.calls)]))
 """) == [60, 60]
+
+
+def test_the_summary_says_what_is_met_missed_and_not_measured(tmp_path):
+    """Each target stands in a line of its own, with the worst of what was measured and how far off that is."""
+    rows = [
+        {
+            "case": case,
+            "server": "regard",
+            "way": "client",
+            "load": "2x",
+            "of peak": share,
+            "refusal p99 ms": 6.0,
+        }
+        for case, share in (("small", 0.99), ("resnet50", 0.96))
+    ]
+    rows += [{**rows[0], "load": "5x", "refusal p99 ms": ""}]
+    peers = [
+        {"server": server, "way": way, "callers": 32, "calls/s": rate, "server CPU ms": 0.1}
+        for server, way, rate in (
+            ("regard", "client", 90),
+            ("regard", "stub", 500),
+            ("a", "http", 100),
+            ("b", "http", 80),
+        )
+    ]
+    (tmp_path / "bench-results").mkdir()
+    for name, written in (("overload", rows), ("peers-null-default", peers)):
+        path = tmp_path / "bench-results" / f"{name}.json"
+        path.write_text(json.dumps({"rows": written, "when": "2026-01-02T03:04:05+00:00"}))
+    command = [sys.executable, str(BENCHMARKS / "summary.py")]
+    done = subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True)
+    said = " ".join(done.stdout.split())
+    assert "2x the capacity, its client, of peak: goodput ≥ 0.95 0.960 met overload 2026-01-02T03:04" in said
+    assert "2x the capacity, its client: p99 ms of refusals ≤ 5 6.000 missed by 20%" in said
+    assert "5x the capacity, its client: p99 ms of refusals ≤ 5 not measured" in said
+    assert "idle: % of a core ≤ 0.1 not measured" in said
+    assert "nothing to compute, 32 callers, of the best other server: calls/s ≥ 1 0.900 missed by 10%" in said
+    assert "nothing to compute, 32 callers, of the best other server: CPU ≤ 1 1.000 met" in said
