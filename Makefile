@@ -8,7 +8,7 @@ PROMETHEUS := .cache/prometheus
 PROMTOOL   := $(PROMETHEUS)/usr/bin/promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-compiled compiled check fix bench dashboards vendor browser screenshot e2e-compose proto proto-release clean
+.PHONY: help demo serve test test-grpcio test-compiled compiled check fix bench dashboards vendor browser screenshot e2e-compose proto proto-release clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,19 @@ compiled: $(COMPILED)/.ready  ## compile most of what a call runs through, into 
 test-compiled: $(COMPILED)/.ready
 	@$(FIRST) $(BIN)/python -c 'import regard_server.build as b; assert b.this_build().compiled, b.__file__'
 	$(FIRST) $(BIN)/pytest tests/unit/proto tests/unit/server tests/integration
+
+# The versions that probe.py trusts, and what a test needs to be among those that the direct front end decides.
+CHECKED := from regard_server.frontend.direct import probe; \
+	print(*(".".join(map(str, each)) for each in (probe.FIRST_CHECKED, probe.LAST_CHECKED)))
+THROUGH := direct or test_frontend or test_process
+test-grpcio: $(READY)  ## run the direct front end's tests with the first and the last grpcio that it is said to fit
+	for version in $$($(BIN)/python -c '$(CHECKED)'); do \
+		site=$(CURDIR)/.cache/grpcio/$$version; \
+		test -d $$site || $(PIP) install --quiet --no-deps --target $$site "grpcio==$$version.*" || exit; \
+		export PYTHONPATH=$$site; \
+		$(BIN)/python -c 'import grpc; print("==> grpcio", grpc.__version__); assert "'$$site'" in grpc.__file__' || exit; \
+		$(BIN)/pytest tests/integration -k "$(THROUGH)" || exit; \
+	done
 
 test: $(READY) $(PROMTOOL) browser  ## run every test, and those of the server once more against the compiled one
 	$(BIN)/pytest
