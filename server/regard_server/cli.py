@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from regard_server.cores import WAIT_POLICY
 from regard_server.frontend.direct.probe import unchecked
 from regard_server.frontend.polling import begin_again
 from regard_server.settings import InvalidSettingsError, load_settings
@@ -29,7 +30,7 @@ def serve(argv: Sequence[str]) -> int:
         begin_again(argv)
     # Threads that spin while they wait are fast alone, and collapse when another process takes a core. OpenMP
     # reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
     from regard_server.gpu_jpeg import decoder_faults  # noqa: PLC0415 - imports torch
     from regard_server.security.faults import security_faults  # noqa: PLC0415 - beside its companion
     from regard_server.sources import InvalidSourceError, resolve_sources, weights_faults  # noqa: PLC0415 - torch
@@ -81,7 +82,7 @@ def profile(argv: Sequence[str]) -> int:
         settings = load_settings(["--models", *argv])
     except InvalidSettingsError as error:
         return _refuse(error)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
     from regard_server.profiling import profile_models  # noqa: PLC0415 - imports torch
 
     return profile_models(settings)

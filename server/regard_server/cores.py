@@ -10,6 +10,10 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+WAIT_POLICY: Final = "OMP_WAIT_POLICY"
+"""The variable by which OpenMP's threads sleep ("PASSIVE") or spin while they wait; read once, with torch's import."""
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -25,6 +29,11 @@ def cpu_quota() -> float | None:
     """Return the smallest quota of this process's cgroup and those around it, in cores; None where there is none."""
     quotas = (_quota(folder) for folder in _cgroups())
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def threads_spin() -> bool:
+    """Say whether OpenMP has not been told to let its threads sleep while they wait."""
+    return os.environ.get(WAIT_POLICY, "").upper() != "PASSIVE"
 
 
 def _affinity() -> int:

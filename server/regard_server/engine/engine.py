@@ -26,6 +26,7 @@ import torch
 from regard_models import ModelBundle, Preprocessing
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
+from regard_server.cores import WAIT_POLICY, threads_spin
 from regard_server.engine.choice import find_profile
 from regard_server.engine.invariance import check_invariance
 from regard_server.engine.memory import is_out_of_memory
@@ -181,6 +182,12 @@ class Engine:
 
     def warm_up(self) -> list[tuple[BatchKey, int, float]]:
         """Run every network at a few batch sizes; return (kind of batch, size, seconds) of the second run of each."""
+        if self.on_cpu and self._options.threads > 1 and threads_spin():
+            self._logger.warning(
+                "OpenMP's threads spin while they wait, which is very slow where another process takes a core: "
+                "set %s to PASSIVE before torch is imported, as `regard serve` does, or threads to 1",
+                WAIT_POLICY,
+            )
         costs = []
         for name, loaded in self._loaded.items():
             prepared = loaded.served.preprocessing

@@ -249,3 +249,16 @@ def test_networks_of_several_names_stand_side_by_side(engine):
     (first,) = run(engine, PIXELS, [Work([pixels], ("embedding",))])
     (second,) = run(engine, BatchKey("other", "pixels", 32, 32, "pooled"), [Work([pixels], ("embedding",))])
     assert np.abs(first["embedding"] - second["embedding"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("policy", "threads", "told"),
+    [(None, 2, True), ("ACTIVE", 2, True), ("passive", 2, False), ("PASSIVE", 2, False), (None, 1, False)],
+)
+def test_whoever_hosts_the_engine_is_told_of_threads_that_spin(monkeypatch, caplog, policy, threads, told):
+    """Several threads that would spin while they wait are worth a warning that names what to set."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    make_engine(threads=threads).warm_up()
+    assert ["OMP_WAIT_POLICY to PASSIVE" in line for line in caplog.messages] == [True] * told
