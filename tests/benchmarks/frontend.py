@@ -1,7 +1,11 @@
 """What serving costs: the front ends beside plain grpc.aio servers, with a model that costs nothing.
 
-One 32×32 uint8 image a call. Servers and callers are processes of their own, on the same cores; rounds are
-interleaved and medians shown, because a shared machine drifts: compare within a run, never between runs.
+Uint8 images of 32×32, one a message from plain stubs where nothing else is said: in a stream, sixteen a message, or by
+this library's client, whose concurrent calls ride together. Costs and rates are an image's; `of plain` is the server's
+CPU beside that of the plain server, asked by plain stubs. Latencies are a message's.
+
+Servers and callers are processes of their own, on the same cores; rounds are interleaved and medians shown, because a
+shared machine drifts: compare within a run, never between runs.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,24 +25,47 @@ import report
 from regard_server.frontend.polling import BY_ITSELF, VARIABLE
 
 HERE = Path(__file__).parent
-# What is measured: (arguments of the server, whether this library's client calls instead of plain stubs).
-KINDS = {
-    "echo, grpc.aio": (("public", "--serve=echo"), False),
-    "echo, direct": (("direct", "--serve=echo"), False),
-    "plain batcher, grpc.aio": (("public", "--serve=plain"), False),
-    "regard, grpc.aio": (("public",), False),
-    "regard, direct": (("direct",), False),
-    "regard, direct, our client": (("direct",), True),
-}
+MANY = "--images=16"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is measured.
+
+    Attributes:
+        server: arguments of null_server.py.
+        asked: options of unary_load.py.
+    """
+
+    server: tuple[str, ...]
+    asked: tuple[str, ...] = ()
+
+
+def _regard(about: str, frontend: str) -> dict[str, Kind]:
+    return {
+        f"regard, {about}": Kind((frontend,)),
+        f"regard, {about}, stream": Kind((frontend,), ("--way=stream",)),
+        f"regard, {about}, 16 a message": Kind((frontend,), (MANY,)),
+        f"regard, {about}, our client": Kind((frontend,), ("--way=client",)),
+    }
+
+
 PLAIN = "plain batcher, grpc.aio"
+KINDS = {
+    "echo, grpc.aio": Kind(("public", "--serve=echo")),
+    "echo, direct": Kind(("direct", "--serve=echo")),
+    PLAIN: Kind(("public", "--serve=plain")),
+    **_regard("grpc.aio", "public"),
+    **_regard("direct", "direct"),
+}
 
 
 @contextmanager
-def server(kind: str) -> Iterator[tuple[str, psutil.Process]]:
+def server(arguments: tuple[str, ...]) -> Iterator[tuple[str, psutil.Process]]:
     """Start a null server; yield its address and process."""
-    command = [sys.executable, str(HERE / "null_server.py"), *KINDS[kind][0]]
+    command = [sys.executable, str(HERE / "null_server.py"), *arguments]
     environment = dict(os.environ)
-    if KINDS[kind][0][0] == "direct":
+    if arguments[0] == "direct":
         environment.setdefault(VARIABLE, BY_ITSELF)  # as `regard serve` has it
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -50,17 +78,16 @@ def server(kind: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def measure(kind: str, callers: int, seconds: float, target: str, process: psutil.Process) -> dict:
-    """Load a server once; return the callers' figures and the server's CPU time a call."""
+    """Load a server once; return the callers' figures and the server's CPU time an image."""
     options = [f"--target={target}", f"--callers={callers}", f"--seconds={seconds}"]
-    options += ["--coalesce"] if KINDS[kind][1] else []
-    command = [sys.executable, str(HERE / "unary_load.py"), *options]
+    command = [sys.executable, str(HERE / "unary_load.py"), *options, *KINDS[kind].asked]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
         load.stdout.readline()
         before = process.cpu_times()
         figures = json.loads(load.stdout.readline())
         after = process.cpu_times()
     spent = (after.user + after.system) - (before.user + before.system)
-    return figures | {"server_cpu_ms": spent / figures["calls"] * 1000}
+    return figures | {"server_cpu_ms": spent / figures["images"] * 1000}
 
 
 def row(kind: str, callers: int, rounds: list[dict], plain: list[dict]) -> dict:
@@ -72,7 +99,7 @@ def row(kind: str, callers: int, rounds: list[dict], plain: list[dict]) -> dict:
     return {
         "server": kind,
         "callers": callers,
-        "calls/s": found["calls_per_s"],
+        "images/s": found["images_per_s"],
         "p50 ms": found["p50_ms"],
         "p99 ms": found["p99_ms"],
         "server CPU ms": found["server_cpu_ms"],
@@ -85,18 +112,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="besides the plain one")
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=2.0, help="of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     figures: dict[tuple[str, int], list[dict]] = {}
     with ExitStack() as stack:
-        servers = {kind: stack.enter_context(server(kind)) for kind in KINDS}
+        kinds = [kind for kind in KINDS if kind in {PLAIN, *arguments.kinds}]
+        needed = dict.fromkeys(KINDS[kind].server for kind in kinds)
+        servers = {each: stack.enter_context(server(each)) for each in needed}
         for number in range(1, arguments.rounds + 1):
             print(f"round {number} of {arguments.rounds}", file=sys.stderr)
             for callers in arguments.callers:
-                for kind, (target, process) in servers.items():
-                    found = measure(kind, callers, arguments.seconds, target, process)
+                for kind in kinds:
+                    found = measure(kind, callers, arguments.seconds, *servers[KINDS[kind].server])
                     figures.setdefault((kind, callers), []).append(found)
     rows = [
         row(*at, rounds, figures[PLAIN, at[1]])

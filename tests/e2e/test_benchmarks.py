@@ -16,11 +16,16 @@ BENCHMARKS = TOP / "tests" / "benchmarks"
 # The engine that needs no measuring; the scripts hand the environment on to the server that they start.
 PLAIN = {"REGARD_ENGINE": "eager", "REGARD_DTYPE": "float32"}
 BRIEF = ("--seconds=0.2", "--rounds=1")
+WAYS = ("", ", stream", ", 16 a message", ", our client")
 # Script: its options, and the columns of its rows that somebody reads by name.
 SCRIPTS = {
     "overload": (
         ("--cases=tiny", "--ways=client", "--loads=2", *BRIEF),
         {"load", "deadline s", "goodput/s", "of peak", "refused %", "refusal p99 ms", "server CPU ms"},
+    ),
+    "frontend": (
+        ("--callers=1", *BRIEF, "--kinds", *(f"regard, direct{way}" for way in WAYS)),
+        {"server", "callers", "images/s", "p50 ms", "server CPU ms", "of plain"},
     ),
 }
 
@@ -48,6 +53,7 @@ def runs(tmp_path_factory):
             each.cancel()
 
 
+@pytest.mark.timeout(600)  # on a machine with other work; it waits for those before it, too
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_benchmark_writes_what_it_measured(runs, name):
     """It ends well, and its file has the machine, its settings and rows with the columns by which they are read."""
