@@ -1,4 +1,7 @@
-"""What is measured: a model and the images that are sent to it. A new case is one more line in CASES."""
+"""What is measured: a model and the images that are sent to it. A new case is one more line in CASES.
+
+Load generators read the cases, too, and begin sooner without torch: nothing here imports it before a model is made.
+"""
 
 import io
 from collections.abc import Callable
@@ -8,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from regard_models import DEFAULT_MODEL, Preprocessing, create, save_bundle
+# As regard_models has it, which knows it with torch alone.
+DEFAULT_MODEL = "ea_mini"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Case:
 
     def save_model(self, folder: Path) -> Path:
         """Write the model, with weights of a seed, where a server and a plain loop both find it."""
+        from regard_models import Preprocessing, create, save_bundle  # noqa: PLC0415 - imports torch
+
         path = folder / f"{self.model}-{self.input_size}.safetensors"
         size = self.input_size
         model = create(self.model, input_size=(size, size)).eval()

@@ -25,7 +25,7 @@ from regard_server.engine.torch_runner import TorchRunner
 from regard_server.gpu_jpeg import open_gpu_jpegs
 from regard_server.work import BatchKey
 
-SIZES = ((500, 375), (640, 480), (1280, 853), (1920, 1440), (4000, 3000))
+SIZES = ("500x375", "640x480", "1280x853", "1920x1440", "4000x3000")
 LIMITS = images.ImageLimits(1 << 26, 1 << 26)
 
 
@@ -83,6 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", nargs="+", metavar="WxH", default=SIZES)
     parser.add_argument("--interpolation", choices=["bilinear", "bicubic"], default="bicubic")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -91,8 +92,8 @@ def main() -> None:
     runner = TorchRunner(bundle.model, prepared, EAGER, torch.device("cpu"), streams=HostStreams())
     key = BatchKey("resnet_mini", "pixels", prepared.height, prepared.width, "pooled")
     by_gpu, rows = ByGpu(), []
-    for size in SIZES:
-        files = jpegs(size)
+    for size in arguments.sizes:
+        files = jpegs(tuple(map(int, size.split("x"))))
         rates = {by_pillow: [], by_server: [], by_gpu: []}
         for _ in range(arguments.rounds):
             for decode, found in rates.items():
@@ -103,7 +104,7 @@ def main() -> None:
         medians = {decode: statistics.median(found) for decode, found in rates.items()}
         rows.append(
             {
-                "size": f"{size[0]}x{size[1]}",
+                "size": size,
                 "Pillow img/s": medians[by_pillow],
                 "regard img/s": medians[by_server],
                 "ratio": medians[by_server] / medians[by_pillow],

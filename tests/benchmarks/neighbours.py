@@ -47,6 +47,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--case", choices=["tiny", "small", "mini"], default="small")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=[*SERVERS])
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0, help="of every measurement")
     parser.add_argument("--rounds", type=int, default=3)
@@ -56,7 +57,8 @@ def main() -> None:
         model = CASES[arguments.case].save_model(Path(folder))
         for number in range(1, arguments.rounds + 1):
             print(f"round {number} of {arguments.rounds}", file=sys.stderr)
-            for name, (options, policy) in SERVERS.items():
+            for name in arguments.servers:
+                options, policy = SERVERS[name]
                 with processes.regard(f"model={model}", *options, wait_policy=policy) as server:
                     for neighbour, beside in (("none", nullcontext()), ("one core busy", busy_core())):
                         with beside:

@@ -21,7 +21,6 @@ from startup import idle_percent
 
 MODELS = "resnet_tiny,mhsa_mini,ea_mini"
 CALLERS = 32
-LOAD_S = 3.0
 SPANS = {"no port": None, "port, page off": False, "page, nobody looks": False, "page, one viewer": True}
 
 
@@ -38,7 +37,7 @@ def view(address: str, stopping: threading.Event) -> None:
             since = (json.load(answer)["points"]["at"] or [since])[-1]
 
 
-def once(name: str, seconds: float) -> dict[str, float]:
+def once(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Start a server in one of the four ways and look at it."""
     address = f"127.0.0.1:{free_port()}" if name != "no port" else ""
     options = ["--metrics-address", address, *(["--no-page"] if name == "port, page off" else [])]
@@ -47,18 +46,18 @@ def once(name: str, seconds: float) -> dict[str, float]:
         viewer = threading.Thread(target=view, args=(address, stopping))
         if SPANS[name]:
             viewer.start()
-        figures = look(server, seconds)
+        figures = look(server, arguments)
         stopping.set()
         if SPANS[name]:
             viewer.join()
     return figures
 
 
-def look(server: Running, seconds: float) -> dict[str, float]:
-    time.sleep(3)  # what starting leaves to be done
-    percent = idle_percent(server, seconds)
+def look(server: Running, arguments: argparse.Namespace) -> dict[str, float]:
+    time.sleep(arguments.load)  # what starting leaves to be done
+    percent = idle_percent(server, arguments.seconds)
     figures = {"ready_s": server.ready_s, "rss_mib": server.rss_mib(), "cpu_percent": percent}
-    return figures | measure(server, "tiny", CALLERS, LOAD_S)
+    return figures | measure(server, "tiny", CALLERS, arguments.load)
 
 
 def main() -> None:
@@ -66,13 +65,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="of looking at a server")
+    parser.add_argument("--load", type=float, default=3.0, help="seconds of load, and of rest before")
+    parser.add_argument("--ways", nargs="+", choices=SPANS, default=[*SPANS])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    found: dict[str, list[dict]] = {name: [] for name in SPANS}
+    found: dict[str, list[dict]] = {name: [] for name in arguments.ways}
     for number in range(1, arguments.rounds + 1):
         print(f"round {number} of {arguments.rounds}", file=sys.stderr)
-        for name in SPANS:
-            found[name].append(once(name, arguments.seconds))
+        for name in arguments.ways:
+            found[name].append(once(name, arguments))
     rows = []
     for name, rounds in found.items():
         figures = median(rounds)
@@ -87,7 +88,8 @@ def main() -> None:
             }
         )
     report.print_table(rows)
-    report.save("page", rows)
+    settings = {name: getattr(arguments, name) for name in ("seconds", "load", "rounds")}
+    print("written to", report.save("page", rows, **settings))
 
 
 if __name__ == "__main__":

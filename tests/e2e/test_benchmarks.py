@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from processes import TOP
 
+from regard_models import DEFAULT_MODEL
+
 BENCHMARKS = TOP / "tests" / "benchmarks"
 # The engine that needs no measuring; the scripts hand the environment on to the server that they start.
 PLAIN = {"REGARD_ENGINE": "eager", "REGARD_DTYPE": "float32"}
@@ -26,6 +28,22 @@ SCRIPTS = {
     "frontend": (
         ("--callers=1", *BRIEF, "--kinds", *(f"regard, direct{way}" for way in WAYS)),
         {"server", "callers", "images/s", "p50 ms", "server CPU ms", "of plain"},
+    ),
+    "serving": (("--cases=tiny", "--callers=2", *BRIEF), {"case", "callers", "images/s", "of loop"}),
+    "startup": (
+        ("--case=tiny", "--idle=0.2", *BRIEF),
+        {"cache", "beyond torch s", "after load", "idle CPU %"},
+    ),
+    "neighbours": (("--case=tiny", "--servers=eager", *BRIEF), {"engine", "neighbour", "of alone"}),
+    "decoding": (("--sizes=64x48", *BRIEF), {"size", "ratio", "cosine worst", "its cosine worst"}),
+    "metrics_cost": (
+        ("--cases=null", "--ways=client", "--seconds=0.2", "--pairs=2"),
+        {"case", "way", "without, CPU µs", "more %", "of calls µs", "ms"},
+    ),
+    "page": (("--ways=page, one viewer", "--load=0.2", *BRIEF), {"way", "idle CPU %", "CPU ms/image"}),
+    "peers": (
+        ("--case=null", "--servers=regard", "--callers=2", *BRIEF),
+        {"server", "way", "callers", "calls/s", "server CPU ms"},
     ),
 }
 
@@ -85,6 +103,18 @@ def told(script):
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_load_generators_do_without_torch():
+    """What they import brings no torch, although it names the default network."""
+    model, with_torch = told("""
+import json, sys
+import load, open_load, unary_load
+from cases import CASES
+print(json.dumps([CASES["mini"].model, "torch" in sys.modules]))
+""")
+    assert model == DEFAULT_MODEL
+    assert not with_torch
 
 
 def test_a_closed_loop_that_is_refused_does_not_spin():
