@@ -53,8 +53,12 @@ async def stream(target: str, images: int) -> AsyncIterator[Call]:
             yield await unsent.get()
 
     async def read(responses) -> None:
-        async for response in responses:
-            waiting.pop(response.request_id).set_result(response)
+        try:
+            async for response in responses:
+                waiting.pop(response.request_id).set_result(response)
+        finally:  # whoever waits for a stream that has ended would wait for ever
+            for answer in waiting.values():
+                answer.cancel()
 
     numbers = itertools.count()
     pictures = request(images).images

@@ -26,7 +26,7 @@ SCRIPTS = {
         {"load", "deadline s", "goodput/s", "of peak", "refused %", "refusal p99 ms", "server CPU ms"},
     ),
     "frontend": (
-        ("--callers=1", *BRIEF, "--kinds", *(f"regard, direct{way}" for way in WAYS)),
+        ("--callers=2", *BRIEF, "--kinds", *(f"regard, direct{way}" for way in WAYS)),
         {"server", "callers", "images/s", "p50 ms", "server CPU ms", "of plain"},
     ),
     "serving": (("--cases=tiny", "--callers=2", *BRIEF), {"case", "callers", "images/s", "of loop"}),
