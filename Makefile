@@ -120,11 +120,12 @@ dashboards: $(READY)  ## make the Grafana dashboards from deploy/grafana
 e2e-compose: $(READY)  ## docker-compose.yml for real: up, called, scaled, killed, watched, down (starts an engine if none runs)
 	PYTHONPATH=tests/fixtures:tests/e2e $(BIN)/python tests/e2e/compose/run.py
 
+# Some ten minutes on two free cores, more the first time: engines are chosen, and Mosec is installed.
 # Each prints a table and writes bench-results/NAME.json; of a quiet machine, and with longer runs, are the figures of
 # tests/benchmarks/README.md. Mosec is the one peer that comes from elsewhere; where it cannot be had it is left out.
 MEASURE := $(BIN)/python tests/benchmarks
 PEERS   := --seconds 1.5 --rounds 1 --servers regard mosec
-bench: $(READY)  ## measure all that has a target, some ten minutes on two cores, and tell how far off each is
+bench: $(READY)  ## measure all that has a target, and tell how far off each is
 	$(MEASURE)/peers.py --install --servers mosec
 	$(MEASURE)/peers.py --case null --callers 32 64 $(PEERS) grpc_aio
 	$(MEASURE)/peers.py --case small --mode same --callers 1 32 $(PEERS) grpc_sync
