@@ -134,11 +134,12 @@ def start(loop, frontend, tmp_path):
     """Start front ends with options of the test's own."""
     running = []
 
-    def start(*options, credentials=None, address=None, max_calls=None):
+    def start(*options, credentials=None, address=None, max_calls=None, foresight=None):
         methods = Methods()
 
         async def begin():
             routes = Routes(lambda _, handler: handler)
+            routes.foresight = foresight
             routes.add_registered_method_handlers("test.Test", methods.handlers())
             if frontend == "direct":
                 server = DirectFrontEnd(routes, options, logging.getLogger("test"), max_calls=max_calls)
@@ -227,6 +228,23 @@ def test_a_bug_is_unknown_and_the_next_call_is_served(served):
     """Nobody is left waiting for an answer that will not come."""
     assert failure(served.unary("Bug"), b"").code() is grpc.StatusCode.UNKNOWN
     assert served.unary("Echo")(b"x", timeout=PATIENCE_S) == b"x"
+
+
+def test_a_bug_in_what_is_foreseen_costs_one_call_alone(start, caplog):
+    """Whichever thread meets it goes on to take calls."""
+    threads = []
+
+    def foresee(method, _metadata, _deadline):
+        if method.endswith("Bug"):
+            threads.append(threading.current_thread().name)
+            raise ZeroDivisionError
+
+    served = start(foresight=foresee)
+    while served.server.name == "direct" and "grpc" not in threads:
+        with pytest.raises(grpc.RpcError):
+            served.unary("Bug")(b"", timeout=0.05)  # nobody answers it
+    assert served.unary("Echo")(b"x", timeout=PATIENCE_S) == b"x"
+    assert caplog.text.count("a bug in the front end") == len(threads)
 
 
 def test_a_caller_who_leaves_cancels_the_work(start):

@@ -120,8 +120,11 @@ class DirectFrontEnd:
         if on_done is not self._on_call or not event.success or not self._serving:
             return False
         core = CoreCall(event)
-        if not self._is_refused(core):
-            return False
+        try:
+            if not self._is_refused(core):
+                return False
+        except Exception:  # as in `_work`; without this thread no call would be taken any more
+            self._logger.exception("a bug in the front end")
         with self._asking:
             if self._serving:
                 self._core.ask()
