@@ -45,13 +45,10 @@ class Overtaking:
         kept = math.exp((self._told - now) / _LATELY_S)
         self._told = now
         shares = {group: share * kept for group, share in self._shares.items() if share > _NEARLY_NOTHING}
-        first, last = _group(entries[0]), _group(entries[-1])
-        alike = (
-            [last] if first == last else [_group(entry) for entry in entries]
-        )  # in order, so the ends tell
-        share = min(1.0, seconds / _LATELY_S) / len(alike)
-        for group in alike:
-            shares[group] = shares.get(group, 0.0) + share
+        each = min(1.0, seconds / _LATELY_S) / sum([entry.size for entry in entries])
+        for entry in entries:
+            group = _group(entry)
+            shares[group] = shares.get(group, 0.0) + each * entry.size
         self._shares = shares
         self.uneven = len(shares) > 1
 

@@ -1,0 +1,46 @@
+"""Who has had the device lately: by class, by the time that was given, and by images."""
+
+import pytest
+
+from regard_server.overtaking import Overtaking
+from regard_server.waiting import Entry
+
+BURSTS = 1.2
+
+
+def entry(given_s, *, arrived=0.0, size=1, priority=0):
+    return Entry("small", None, None, arrived + given_s, priority, arrived, size)
+
+
+def test_a_batch_is_shared_out_by_images():
+    """A message of many that came together took more of the device than a lone picture beside it."""
+    overtaking = Overtaking()
+    overtaking.served([entry(60.0, size=1), entry(60.0, size=9, priority=1)], 1.0, 0.0)
+    assert overtaking.share(1, 60.0) == pytest.approx(BURSTS * 0.1 * 1.0 / 5.0)
+
+
+def test_whoever_is_due_between_two_others_may_have_given_less():
+    """Entries are in the order of deadlines, which says nothing of the time that each gave."""
+    overtaking = Overtaking()
+    batch = [entry(60.0), entry(1.0, arrived=59.5), entry(60.0, arrived=1.0)]
+    overtaking.served(batch, 3.0, 60.0)
+    assert overtaking.uneven
+    assert overtaking.share(0, 60.0) == pytest.approx(BURSTS * 1.0 / 5.0)
+
+
+def test_those_who_gave_about_as_much_do_not_overtake_each_other():
+    """Nobody keeps room for his like, and so nobody for anybody where all are alike."""
+    overtaking = Overtaking()
+    overtaking.served([entry(60.0), entry(50.0)], 3.0, 0.0)
+    assert not overtaking.uneven
+    assert overtaking.share(0, 60.0) == 0.0
+
+
+def test_what_was_long_ago_is_forgotten_and_nobody_is_left_nothing():
+    """The share follows the last seconds, and stays below one."""
+    overtaking = Overtaking()
+    for second in range(50):
+        overtaking.served([entry(1.0)], 1.0, float(second))
+    assert overtaking.share(1, 60.0) == 0.9
+    overtaking.served([entry(60.0, priority=1)], 0.0, 100.0)
+    assert overtaking.share(1, 60.0) == pytest.approx(0.0, abs=1e-3)
