@@ -119,7 +119,11 @@ class Admission:
         """Hold room for a request as soon as it is its turn, until `give_back`."""
         if self._aside.get(claim.client) or self._lacks_share(claim):
             aside = self._aside.setdefault(claim.client, Line())
-            await self._stand(aside, claim, self._drop_share)
+            try:
+                await self._stand(aside, claim, self._drop_share)
+            except BaseException:
+                self._call_aside(claim.client)  # he may have been too large for what is left, and first
+                raise
         else:
             self._count_share(claim)
         try:
@@ -202,21 +206,26 @@ class Admission:
         if not (client := claim.client):
             return
         self._by_client[client] -= claim.images
-        if aside := self._aside.get(client):
-            while first := aside.first():
-                waiting, turn = first[-1]
-                if turn.done():
-                    aside.leave(first)
-                    continue
-                if self._lacks_share(waiting):
-                    break
-                aside.serve(first)
-                self._count_share(waiting)
-                turn.set_result(None)
-        if not aside:
-            self._aside.pop(client, None)
+        self._call_aside(client)
         if not self._by_client[client]:
             del self._by_client[client]
+
+    def _call_aside(self, client: str) -> None:
+        """Let those in line who wait for this caller's share, as far as there is any."""
+        aside = self._aside.get(client)
+        if aside is None:
+            return
+        while first := aside.first():
+            waiting, turn = first[-1]
+            if turn.done():
+                aside.leave(first)
+                continue
+            if self._lacks_share(waiting):
+                return
+            aside.serve(first)
+            self._count_share(waiting)
+            turn.set_result(None)
+        del self._aside[client]
 
     def _has_room(self, claim: Claim, room: _Room) -> bool:
         return not self._lacks_images(claim, room) and not self._lacks_bytes(claim, room)

@@ -280,6 +280,19 @@ async def test_who_has_used_up_his_share_waits_in_nobody_s_way():
     assert (admission.images, admission._by_client, admission._aside) == (0, {}, {})
 
 
+async def test_who_leaves_the_line_for_his_share_holds_nobody_up():
+    """Whoever stood behind one who was too large goes in when that one gives up, not when another leaves."""
+    admission = Door(max_images=100, max_bytes=100, max_client_images=3)
+    with admission.admit(2, client="a"):
+        large, small = Waiter(admission, 3, client="a"), Waiter(admission, 1, client="a")
+        await settled()
+        await large.leave()
+        await settled()
+        assert small.inside
+    await small.leave()
+    assert (admission.images, admission._by_client, admission._aside) == (0, {}, {})
+
+
 def test_one_caller_has_a_share_and_the_others_have_theirs():
     """Beyond it he is refused, however much room there is; when he is answered he may come again."""
     admission = Door(max_images=100, max_bytes=100, max_client_images=3)
