@@ -242,7 +242,7 @@ def saturation() -> list[Panel]:
                 )
                 for each in ("images", "bytes")
             ),
-            about="At 1 the server refuses with RESOURCE_EXHAUSTED.",
+            about="At 1 the server refuses with RESOURCE_EXHAUSTED; bulk at 0.9, where streams begin to wait.",
             most=1,
         ),
         graph(
