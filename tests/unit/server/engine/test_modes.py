@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -404,6 +405,22 @@ def test_compiled_modes_are_only_taken_when_asked_for():
     assert all(mode.engine != "compiled" for mode in candidates("cpu"))
     asked = candidates("cpu", engine="compiled")
     assert asked == [mode for mode in asked if is_available(mode, "cpu") and mode.engine == "compiled"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler, of torch's own calls
+def test_what_one_network_has_compiled_does_not_use_up_the_limit_of_another(bundle, monkeypatch):
+    """Torch runs the ninth batch size of a function without its compiler, and says so where nobody reads it."""
+    compiled = []
+
+    def backend(graph, _example):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for dtype in ("float32", "bfloat16"):
+        engine, _ = make(bundle, engine="compiled", dtype=dtype, max_batch=16)
+        engine.warm_up()
+    assert len(compiled) == 2 * 5  # 1, 2, 4, 8, 16
 
 
 def test_float16_is_for_gpus():
