@@ -8,7 +8,7 @@ PROMETHEUS := .cache/prometheus
 PROMTOOL   := $(PROMETHEUS)/usr/bin/promtool
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-grpcio test-compiled compiled check fix bench dashboards vendor browser screenshot e2e-compose proto proto-release clean
+.PHONY: help demo serve test test-grpcio test-compiled compiled compiler check fix bench dashboards vendor browser screenshot e2e-compose proto proto-release clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,12 +62,16 @@ HEADER   := import os, sysconfig; print(os.path.join(sysconfig.get_path("include
 
 $(COMPILED)/.ready: $(READY) hatch_build.py $(SOURCES)
 	@echo "==> compiling the server (a minute or two)"
-	@command -v gcc >/dev/null || { $(call DEBIAN,gcc libc6-dev); }
-	@test -e "$$($(BIN)/python -c '$(HEADER)')" || { $(call DEBIAN,python3-dev); }
+	@$(MAKE) --no-print-directory compiler
 	rm -rf $(COMPILED)
 	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(PINNED) $(PIP) wheel --quiet --no-deps --wheel-dir $(COMPILED) .
 	$(BIN)/python -m zipfile -e $(COMPILED)/*.whl $(COMPILED)/site
 	@touch $@
+
+# For mypyc, and for torch.compile, which one test runs.
+compiler: $(READY)
+	@command -v g++ >/dev/null || { $(call DEBIAN,g++); }
+	@test -e "$$($(BIN)/python -c '$(HEADER)')" || { $(call DEBIAN,python3-dev); }
 
 compiled: $(COMPILED)/.ready  ## compile most of what a call runs through, into .cache/compiled/site
 
@@ -88,7 +92,7 @@ test-grpcio: $(READY)  ## run the direct front end's tests with the first and th
 		$(BIN)/pytest tests/integration -k "$(THROUGH)" || exit; \
 	done
 
-test: $(READY) $(PROMTOOL) browser  ## run every test, and those of the server once more against the compiled one
+test: $(READY) $(PROMTOOL) browser compiler  ## run every test, and those of the server once more against the compiled one
 	$(BIN)/pytest
 	@$(MAKE) --no-print-directory test-compiled
 

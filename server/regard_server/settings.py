@@ -101,8 +101,8 @@ class Settings(BaseSettings):
     engine: Literal["auto", "eager", "folded", "compiled", "openvino"] = Field(
         "auto",
         description="How networks are run. auto: the fastest whose embeddings stay as close to float32 as the cosines "
-        "below say, measured at the first start and kept in the cache. Replicas that must give one fingerprint should "
-        "name an engine and a dtype.",
+        "below say, measured at the first start and kept in the cache; compiled only if `regard profile` has measured "
+        "it. Replicas that must give one fingerprint should name an engine and a dtype.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="What networks compute in. auto: as for the engine."
@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(
         default_factory=default_cache_dir,
-        description="Folder of measured profiles and of the traced graphs used last, 2 GB of them at most.",
+        description="Folder of measured profiles, of the traced graphs used last, 2 GB of them at most, and of what "
+        "torch compiles.",
     )
     max_batch: Annotated[int, Field(ge=1, le=1024)] = Field(32, description="Images in one batch, at most.")
     max_delay_s: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -1,173 +1,115 @@
 """Which mode runs a model: the fastest whose embeddings stay close enough to float32.
 
-Every candidate runs the sample photographs. Its embeddings' cosine with the eager float32 ones must reach both
-bounds; of those the one with the most images a second wins, but only by a clear margin over an earlier one in
-the list, so that noise does not decide between equals.
+What is known of the modes is looked up, what is not is measured (see trial.py) and kept (see profile.py). From
+that the choice is made anew at every start, by the bounds and the modes that are asked for then: of those whose cosines
+with the eager float32 embeddings reach both bounds, the one with the most images a second.
+
+Equals are told apart by their order (see mode.py), not by noise: a mode gives way to an earlier one that is as fast
+within 10 %. Two measurements of equals on a busy machine differed by 6 %, most of the time.
 """
 
-import fcntl
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from regard_models import ModelBundle
-from regard_models.samples import sample_photographs
 from regard_server.engine.mode import EAGER, Mode, candidates
-from regard_server.engine.options import Bounds, EngineOptions
-from regard_server.engine.profile import Measurement, Profile, profile_path
+from regard_server.engine.options import EngineOptions
+from regard_server.engine.profile import Measurement, Profile, Profiles, profile_key
+from regard_server.engine.reading import device_kind
 from regard_server.engine.runner import Runner
-from regard_server.images import ImageLimits, decode
-from regard_server.work import BatchKey
+from regard_server.engine.trial import PATIENT_S, QUICK_S, measure
 
-# How long a candidate is timed at each batch size, after one run that is not.
-_TIMED_S = 0.25
-_CLEARLY = 1.05
-_LARGEST = 8
-_LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20)
+_AS_FAST = 1.1
 
 
-def find_profile(
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The mode that runs a model, and what is known of all of them."""
+
+    mode: Mode
+    profile: Profile
+
+
+def find_choice(
     bundle: ModelBundle,
     device: torch.device,
     options: EngineOptions,
     build: Callable[[Mode], Runner],
-    logger: logging.Logger,
     *,
-    measure: bool = False,
-) -> Profile:
-    """Return the mode of a network: the only one there is, the one of the saved profile, or a measured one.
+    profiles: Profiles,
+    logger: logging.Logger,
+    again: bool = False,
+) -> Choice:
+    """Return the mode of a network: the only one there is, or one that is chosen by what was measured.
+
+    Modes that were not measured yet are, but for compiled ones: these take part where "auto" is asked for and they
+    were measured before.
 
     Args:
         bundle: the network.
         device: where it runs.
-        options: what was asked for; a measured profile is kept in their cache.
+        options: what was asked for.
         build: makes a mode's runner.
-        logger: where a profile that cannot be kept is told of.
-        measure: whether to measure even where a profile was saved, or there is no choice.
+        profiles: what was measured, and where it is kept.
+        logger: where modes that cannot run the network are told of.
+        again: whether to measure all of them now, compiled ones too, and patiently.
 
     Raises:
         ValueError: no mode fits the options on this machine.
     """
-    modes = candidates(device.type, engine=options.engine, dtype=options.dtype)
-    if not modes:
+    everyone = candidates(device.type, engine=options.engine, dtype=options.dtype, compiled=True)
+    quick = candidates(device.type, engine=options.engine, dtype=options.dtype)
+    if not everyone:
         raise ValueError(
             f"engine {options.engine!r} in {options.dtype} cannot run on {device} here; "
-            "is the package that it needs installed?"
+            "is the package or the compiler that it needs installed?"
         )
-    if len(modes) == 1 and not measure:
-        return Profile(modes[0], ())
-    path: Path | None = None
-    with ExitStack() as turn:
-        if options.cache:
-            path = profile_path(options.cache, bundle, device=str(device), threads=options.threads)
-            turn.enter_context(_my_turn(path, logger))
-        if path and not measure and (saved := Profile.load(path)) and saved.chosen in modes:
-            return saved
-        found = choose(
-            bundle, modes, build, max_batch=options.max_batch, bounds=options.bounds, logger=logger
-        )
-        if path:
-            try:
-                found.save(path)
-            except OSError as error:
-                logger.warning("the profile cannot be kept: %s", error)
-    return found
+
+    def eligible(profile: Profile) -> list[Mode]:
+        return [mode for mode in everyone if mode in quick or profile.of(mode)]
+
+    def unknown(profile: Profile) -> list[Mode]:
+        modes = eligible(profile)
+        return [mode for mode in modes if not profile.knows(mode)] if len(modes) > 1 else []
+
+    key = profile_key(
+        bundle, device=device_kind(device), threads=options.threads, max_batch=options.max_batch
+    )
+    profile = profiles.find(key)
+    if again or unknown(profile):
+        with profiles.turn(key):
+            profile = profiles.find(key)  # by now another device or replica may have measured
+            if wanted := everyone if again else unknown(profile):
+                timed_s = PATIENT_S if again else QUICK_S
+                profile = profile.joined(
+                    measure(
+                        bundle, wanted, build, max_batch=options.max_batch, logger=logger, timed_s=timed_s
+                    )
+                )
+                profiles.keep(key, profile)
+    modes = eligible(profile)
+    return Choice(modes[0] if len(modes) == 1 else choose(modes, profile, options), profile)
 
 
-@contextmanager
-def _my_turn(path: Path, logger: logging.Logger) -> Iterator[None]:
-    """Let one process at a time look for a profile and measure.
+def choose(modes: Sequence[Mode], profile: Profile, options: EngineOptions) -> Mode:
+    """Return the fastest mode that is close enough; eager float32 where none is.
 
-    Replicas that start together on one machine would measure each other's noise and choose differently; so the
-    first measures, and the others find its choice.
+    Of modes that are as fast within noise it is the first. Where every image runs alone, speed is that of one.
     """
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.with_suffix(".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)  # its holder's end gives it up, whatever that was
-        except OSError as error:
-            logger.debug("no turns are taken at measuring: %s", error)
-        yield
 
+    def speed(each: Measurement) -> float:
+        return 1 / each.alone_s if options.invariant else each.images_per_s
 
-def choose(
-    bundle: ModelBundle,
-    modes: Sequence[Mode],
-    build: Callable[[Mode], Runner],
-    *,
-    max_batch: int,
-    bounds: Bounds,
-    logger: logging.Logger,
-) -> Profile:
-    """Measure every mode, in batches of one and of at most eight, and choose one.
-
-    Eager float32 is chosen where no other is close enough. A mode that cannot run this network is told of and
-    passed over.
-    """
-    trial = _Trial(bundle, min(_LARGEST, max_batch))
-    reference = trial.embed(build(EAGER))
-    measured = []
-    for mode in modes:
-        try:
-            measured.append(trial.measure(mode, build(mode), reference))
-        except Exception as error:  # noqa: BLE001 - an engine that cannot run this network is no candidate, whatever it says
-            logger.warning("%s cannot be run by %s: %s", bundle.name, mode, error)
-        else:
-            logger.debug("%s", measured[-1])
-    chosen: Measurement | None = None
-    for each in measured:
-        close = each.cosine_mean >= bounds.mean and each.cosine_worst >= bounds.worst
-        if close and (chosen is None or each.images_per_s > _CLEARLY * chosen.images_per_s):
-            chosen = each
-    return Profile(chosen.mode if chosen else EAGER, tuple(measured))
-
-
-class _Trial:
-    """The sample photographs as a model wants them, and what a runner makes of them."""
-
-    def __init__(self, bundle: ModelBundle, most: int) -> None:
-        prepared = bundle.preprocessing
-        self._key = BatchKey(bundle.name, "pixels", prepared.height, prepared.width, "pooled")
-        self._most = most
-        self._photographs = np.stack(
-            [decode(path.read_bytes(), _LIMITS, prepared) for path in sample_photographs()]
-        )
-
-    def embed(self, runner: Runner) -> npt.NDArray[np.float32]:
-        """Return the embeddings of all photographs, (12, D)."""
-        parts = [
-            self._run(runner, self._photographs[start : start + self._most])
-            for start in range(0, len(self._photographs), self._most)
-        ]
-        return np.concatenate(parts)
-
-    def measure(self, mode: Mode, runner: Runner, reference: npt.NDArray[np.float32]) -> Measurement:
-        """Return how fast a runner is and how close to the reference."""
-        found = self.embed(runner)
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-        cosines = (found * reference).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
-        alone_s, together_s = self._seconds(runner, 1), self._seconds(runner, self._most)
-        fastest = max(1 / alone_s, self._most / together_s)
-        return Measurement(mode, fastest, alone_s, float(cosines.mean()), float(cosines.min()))
-
-    def _seconds(self, runner: Runner, size: int) -> float:
-        """Return the median time of a batch."""
-        batch = self._photographs[:size]
-        self._run(runner, batch)
-        times: list[float] = []
-        began = time.perf_counter()
-        while not times or time.perf_counter() - began < _TIMED_S:
-            start = time.perf_counter()
-            self._run(runner, batch)
-            times.append(time.perf_counter() - start)
-        return float(np.median(times))
-
-    def _run(self, runner: Runner, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return runner.run(self._key, pictures, ("embedding",))["embedding"]
+    bounds = options.bounds
+    close = [
+        each
+        for mode in modes
+        if (each := profile.of(mode))
+        and each.cosine_mean >= bounds.mean
+        and each.cosine_worst >= bounds.worst
+    ]
+    fastest = max(map(speed, close), default=0.0)
+    return next((each.mode for each in close if speed(each) * _AS_FAST >= fastest), EAGER)

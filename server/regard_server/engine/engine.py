@@ -11,6 +11,7 @@ and run in another, a small ResNet was 1.5 times slower).
 """
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -27,13 +28,14 @@ from regard_models import ModelBundle, Preprocessing
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import ServedModel
 from regard_server.cores import WAIT_POLICY, threads_spin
-from regard_server.engine.choice import find_profile
+from regard_server.engine.choice import Choice, find_choice
 from regard_server.engine.invariance import check_invariance
 from regard_server.engine.memory import is_out_of_memory
 from regard_server.engine.mode import FOLDED, Mode
 from regard_server.engine.openvino_runner import OpenVinoRunner
 from regard_server.engine.options import EngineOptions
-from regard_server.engine.profile import Profile
+from regard_server.engine.profile import Profiles
+from regard_server.engine.reading import device_kind
 from regard_server.engine.rows import join, split
 from regard_server.engine.runner import Runner
 from regard_server.engine.streams import Streams, streams_for
@@ -109,6 +111,7 @@ class Engine:
         capacity: told of batches that memory did or did not hold.
         on_padded: told of rows that were computed for nobody, to fill a batch of a fixed size, by model; in the
             engine's threads.
+        profiles: what was measured of networks; devices of one kind that share it choose alike.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Engine:
         logger: logging.Logger,
         capacity: BatchCapacity | None = None,
         on_padded: Callable[[str, int], object] = lambda _model, _rows: None,
+        profiles: Profiles | None = None,
     ) -> None:
         self._on_padded = on_padded
         found = "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,6 +128,7 @@ class Engine:
         self._options = options
         self._logger = logger
         self._capacity = capacity or BatchCapacity(options.max_batch)
+        self._profiles = profiles or Profiles(options.cache, logger)
         self._streams = streams_for(self._device, options.memory_fraction)
         self._loaded: dict[str, _Loaded] = {}
         # A CUDA graph belongs to the thread that recorded it (https://github.com/pytorch/pytorch/issues/123177), so
@@ -136,6 +141,11 @@ class Engine:
         return self._device.type == "cpu"
 
     @property
+    def kind(self) -> str:
+        """What the device is; those of one kind choose alike."""
+        return device_kind(self._device)
+
+    @property
     def lanes(self) -> int:
         """How many threads may call `run` at a time, to copy one batch while another computes."""
         return self._streams.lanes
@@ -146,9 +156,10 @@ class Engine:
         Raises:
             ValueError: no mode fits the options on this machine.
         """
-        torch.set_num_threads(self._options.threads)
-        mode = self.profile(bundle).chosen
-        runner = self._build(bundle, mode)
+        choice = self.choose(bundle)
+        mode = choice.mode
+        known = choice.profile.of(mode)
+        runner = self._build(bundle, mode, known.alone_s if known else None)
         own = _own_key(bundle.name, bundle.preprocessing)
         invariant = ", invariant" if self._options.invariant else ""
         served = ServedModel(
@@ -169,15 +180,17 @@ class Engine:
         self._loaded[bundle.name] = _Loaded(bundle, served, runner, self._device, self._streams)
         return served
 
-    def profile(self, bundle: ModelBundle, *, measure: bool = False) -> Profile:
-        """Return the mode of a network and what is known of the others; see `find_profile`, which raises ValueError."""
-        return find_profile(
+    def choose(self, bundle: ModelBundle, *, again: bool = False) -> Choice:
+        """Return the mode of a network and what is known of all of them; see `find_choice`, which raises ValueError."""
+        torch.set_num_threads(self._options.threads)
+        return find_choice(
             bundle,
             self._device,
             self._options,
             lambda mode: self._build(bundle, mode),
-            self._logger,
-            measure=measure,
+            profiles=self._profiles,
+            logger=self._logger,
+            again=again,
         )
 
     def warm_up(self) -> list[tuple[BatchKey, int, float]]:
@@ -261,7 +274,7 @@ class Engine:
             arrays.update(runner.run(key, pictures, outputs))
         return split(arrays, batch)
 
-    def _build(self, bundle: ModelBundle, mode: Mode) -> Runner:
+    def _build(self, bundle: ModelBundle, mode: Mode, alone_s: float | None = None) -> Runner:
         if mode.engine == "openvino":
             return OpenVinoRunner(
                 bundle,
@@ -270,7 +283,11 @@ class Engine:
                 max_batch=self._options.max_batch,
                 cache=self._options.cache,
                 logger=self._logger,
+                alone_s=alone_s,
             )
+        if mode.engine == "compiled" and self._options.cache:
+            # torch's name for it; what was compiled before is read from there. A folder that was named is left alone.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(self._options.cache / "inductor"))
         sizes = _warm_sizes(self._options.max_batch)
         return TorchRunner(
             bundle.model,

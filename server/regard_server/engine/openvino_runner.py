@@ -83,7 +83,8 @@ class OpenVinoRunner:
         threads: how many it may use.
         max_batch: the largest batch.
         cache: folder for traced graphs; None: trace each time.
-        logger: where a cache that cannot be written is reported.
+        logger: where a cache that cannot be written is reported, and how batches are run.
+        alone_s: what one picture takes, where that was measured; None: it is timed now.
     """
 
     weights_bytes = 0  # the memory is the machine's
@@ -97,6 +98,7 @@ class OpenVinoRunner:
         max_batch: int,
         cache: Path | None,
         logger: logging.Logger,
+        alone_s: float | None = None,
     ) -> None:
         openvino = import_openvino()
         prepared = bundle.preprocessing
@@ -125,7 +127,8 @@ class OpenVinoRunner:
             graph.reshape([block, *self._size, 3])
             full = core.compile_model(graph, "CPU", options | {"PERFORMANCE_HINT": "LATENCY"})
             self._block, self._full = block, full.create_infer_request()
-        elif not light and divisible and self._seconds() * threads > _SLOW_S:
+        elif not light and divisible and (alone_s or self._seconds()) * threads > _SLOW_S:
+            logger.info("%s is slow here: its large batches are divided among the threads", bundle.name)
             divided = core.compile_model(graph, "CPU", options | {"NUM_STREAMS": threads})
             self._queue = openvino.AsyncInferQueue(divided, 2 * threads)  # one begins as another ends
             self._queue.set_callback(_keep)

@@ -22,6 +22,11 @@ class DeviceReading:
     utilization: float | None
 
 
+def device_kind(device: torch.device) -> str:
+    """Return what a device has in common with others that are as fast: a GPU's name, a slice's size in it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def read_device(name: str) -> DeviceReading | None:
     """Ask a device by the name that torch gives it.
 

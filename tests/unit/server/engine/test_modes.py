@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -11,13 +10,11 @@ import pytest
 import torch
 
 from regard_models import DEFAULT_MODEL, create, load_bundle, save_bundle
-from regard_server.engine import Bounds, Engine, EngineOptions, Mode, openvino_runner
+from regard_server.engine import Engine, EngineOptions, Mode, openvino_runner
 from regard_server.engine import engine as engine_module
-from regard_server.engine.choice import choose, find_profile
 from regard_server.engine.invariance import InvarianceError
-from regard_server.engine.mode import EAGER, FOLDED, candidates, is_available
+from regard_server.engine.mode import EAGER, candidates, is_available
 from regard_server.engine.openvino_runner import OpenVinoRunner
-from regard_server.engine.profile import Measurement, Profile, profile_path
 from regard_server.engine.torch_runner import TorchRunner
 from regard_server.work import BatchKey, Work
 
@@ -25,6 +22,7 @@ PIXELS = BatchKey("resnet_tiny", "pixels", 32, 32, "pooled")
 TENSOR = BatchKey("resnet_tiny", "tensor", 32, 32, "pooled")
 LOGGER = logging.getLogger("engine")
 MODES = [mode for mode in candidates("cpu") if mode != EAGER]
+COMPILED = [Mode("compiled", "float32"), Mode("compiled", "bfloat16")]
 
 
 @pytest.fixture(scope="module")
@@ -192,130 +190,10 @@ def test_modes_have_fingerprints_of_their_own(bundle):
     assert make(bundle, invariant=True)[1].fingerprint not in fingerprints
 
 
-class Fixed:
-    """A runner that gives what it is told, after a time that it is told."""
-
-    def __init__(self, clock, seconds, turn=0.0):
-        self._clock, self._seconds, self._turn = clock, seconds, turn
-
-    def run(self, _key, batch, _outputs):
-        self._clock.now += self._seconds * len(batch)
-        angle = np.full(len(batch), self._turn)
-        return {"embedding": np.stack([np.cos(angle), np.sin(angle)], axis=1)}
-
-
-class Clock:
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-
-FAST, FASTER = Mode("folded", "bfloat16"), Mode("openvino", "bfloat16")
-
-
-@pytest.mark.parametrize(
-    ("runners", "chosen"),
-    [
-        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.0), FASTER: (0.2, 0.0)}, FASTER),
-        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.0), FASTER: (0.2, 0.2)}, FAST),  # cos 0.2 = 0.980: too far
-        ({EAGER: (1.0, 0.0), FAST: (0.97, 0.0), FASTER: (2.0, 0.0)}, EAGER),  # not clearly faster
-        ({EAGER: (1.0, 0.0), FAST: (0.5, 0.3), FASTER: (0.2, 0.3)}, EAGER),
-    ],
-)
-def test_the_fastest_mode_that_is_close_enough_is_chosen(bundle, monkeypatch, runners, chosen):
-    """Speed decides among those within the bounds, and only by a clear margin."""
-    clock = Clock()
-    monkeypatch.setattr("regard_server.engine.choice.time", clock)
-    found = choose(
-        bundle,
-        list(runners),
-        lambda mode: Fixed(clock, *runners[mode]),
-        max_batch=8,
-        bounds=Bounds(0.999, 0.995),
-        logger=LOGGER,
-    )
-    assert found.chosen == chosen
-    assert [each.mode for each in found.measured] == list(runners)
-
-
-def test_a_mode_that_cannot_run_a_network_is_passed_over(bundle, monkeypatch, caplog):
-    """An engine that lacks an operation costs a line in the log, not the server."""
-    clock = Clock()
-    monkeypatch.setattr("regard_server.engine.choice.time", clock)
-
-    def build(mode):
-        if mode == FASTER:
-            raise RuntimeError("an operation is missing")
-        return Fixed(clock, 1.0 if mode == EAGER else 0.5)
-
-    found = choose(
-        bundle, [EAGER, FAST, FASTER], build, max_batch=8, bounds=Bounds(0.999, 0.995), logger=LOGGER
-    )
-    assert found.chosen == FAST
-    assert "cannot be run by openvino bfloat16: an operation is missing" in caplog.text
-
-
 def test_a_choice_without_modes_is_an_error(bundle):
     """Settings that nothing fits are not served with something else."""
     with pytest.raises(ValueError, match="cannot run on cpu"):
         make(bundle, engine="eager", dtype="float16")
-
-
-def test_a_saved_profile_decides_without_measuring(bundle, tmp_path, monkeypatch):
-    """The second start takes the first one's choice."""
-    engine = Engine(EngineOptions(threads=1, engine="auto", dtype="auto", cache=tmp_path), LOGGER)
-    path = profile_path(tmp_path, bundle, device="cpu", threads=1)
-    Profile(FOLDED, (Measurement(FOLDED, 1.0, 1.0, 1.0, 1.0),)).save(path)
-    monkeypatch.setattr("regard_server.engine.choice.choose", None)  # not to be called
-    assert engine.profile(bundle).chosen == FOLDED
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"chosen": {"engine": "eager"}, "measured": []}'])
-def test_a_damaged_profile_is_measured_again(tmp_path, text):
-    """A file that cannot be read is no profile."""
-    path = tmp_path / "profile.json"
-    path.write_text(text)
-    assert Profile.load(path) is None
-
-
-def test_a_profile_survives_its_file(tmp_path):
-    """What is saved is what is loaded."""
-    path = tmp_path / "folder" / "profile.json"
-    profile = Profile(FASTER, (Measurement(FASTER, 10.0, 0.1, 0.9999, 0.999),))
-    profile.save(path)
-    assert Profile.load(path) == profile
-
-
-def test_measuring_keeps_the_choice_for_the_next_start(bundle, tmp_path):
-    """An automatic choice is written where the next start looks."""
-    options = EngineOptions(threads=1, engine="folded", dtype="auto", cache=tmp_path)
-    found = Engine(options, LOGGER).profile(bundle)
-    assert Profile.load(profile_path(tmp_path, bundle, device="cpu", threads=1)) == found
-
-
-def test_replicas_that_start_together_choose_together(bundle, tmp_path):
-    """One measures, the others wait and take its choice, so that all of them have one fingerprint."""
-    options = EngineOptions(threads=1, max_batch=8, engine="auto", dtype="auto", cache=tmp_path)
-    engine = Engine(options, LOGGER)
-    began, others, builders = threading.Event(), threading.Event(), []
-
-    def find(name):
-        def build(mode):
-            builders.append(name)
-            began.set()
-            assert others.wait(30)
-            return engine._build(bundle, mode)
-
-        return find_profile(bundle, torch.device("cpu"), options, build, LOGGER)
-
-    with ThreadPoolExecutor(2) as replicas:
-        first = replicas.submit(find, "first")
-        assert began.wait(30)
-        second = replicas.submit(find, "second")
-        others.set()
-        assert second.result() == first.result()
-    assert set(builders) == {"first"}
 
 
 def test_a_cache_that_cannot_be_written_is_told_of(bundle, tmp_path, caplog):
@@ -401,10 +279,43 @@ def test_invariance_that_holds_lets_the_server_start(bundle):
 
 
 def test_compiled_modes_are_only_taken_when_asked_for():
-    """Compiling takes a minute; it is no candidate of "auto"."""
+    """Compiling takes a minute; it is no candidate of "auto" by itself."""
     assert all(mode.engine != "compiled" for mode in candidates("cpu"))
-    asked = candidates("cpu", engine="compiled")
-    assert asked == [mode for mode in asked if is_available(mode, "cpu") and mode.engine == "compiled"]
+    assert candidates("cpu", engine="compiled") == COMPILED
+    assert candidates("cpu", compiled=True) == [*candidates("cpu"), *COMPILED]
+
+
+@pytest.mark.parametrize(
+    ("variable", "named", "path", "found"),
+    [
+        ("CXX", None, "", False),
+        ("CXX", "no-such-compiler", None, False),
+        ("CXX", "g++", None, True),
+        ("CXX", None, None, True),
+    ],
+)
+def test_compiled_modes_need_the_compiler_that_torch_looks_for(monkeypatch, variable, named, path, found):
+    """It is named by CXX or called g++; without one they are not tried."""
+    monkeypatch.delenv(variable, raising=False)
+    if named is not None:
+        monkeypatch.setenv(variable, named)
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    assert is_available(COMPILED[0], "cpu") is found
+
+
+@pytest.mark.timeout(600)  # half a minute of a compiler, where nobody else computes
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler, of torch's own calls
+def test_a_compiled_network_gives_what_an_eager_one_does(bundle, tmp_path, monkeypatch):
+    """Really compiled, by the C++ compiler that `make test` installs where there is none, and kept in the cache."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")  # and as it was afterwards, whatever the engine sets
+    compiled, served = make(bundle, engine="compiled", dtype="float32", cache=tmp_path, max_batch=1)
+    batch = pictures(1)
+    found = vectors(compiled, batch)
+    np.testing.assert_allclose(found, vectors(make(bundle)[0], batch), atol=1e-4)
+    assert (served.engine, served.compute_dtype) == ("compiled", "float32")
+    assert list((tmp_path / "inductor").rglob("*.so"))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's compiler, of torch's own calls
@@ -427,3 +338,4 @@ def test_float16_is_for_gpus():
     """On a CPU it is slow and of little range."""
     assert candidates("cpu", dtype="float16") == []
     assert Mode("folded", "float16") in candidates("cuda")
+    assert Mode("compiled", "float16") in candidates("cuda", compiled=True)
