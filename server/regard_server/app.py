@@ -32,7 +32,7 @@ from regard_server.decoding import DecodePool
 from regard_server.device import DeviceThread
 from regard_server.device_gauges import DeviceGauges
 from regard_server.embeddings import EmbeddingHealth
-from regard_server.engine import Bounds, Engine, EngineOptions, read_device
+from regard_server.engine import Bounds, Engine, EngineOptions, Profiles, read_device
 from regard_server.errors import UnavailableError
 from regard_server.foresight import Foresight
 from regard_server.frontend.choose import FrontEnd, make_front_end
@@ -100,6 +100,7 @@ class Server:
         )
         self._decoders = DecodePool(settings.decode_threads or cores, time.monotonic)
         costs, capacity = CostModel(likeness), BatchCapacity(settings.max_batch)
+        profiles = Profiles(settings.cache_dir, logger)
         devices = settings.device.split(",")
         self._batcher = Batcher(
             Scheduler(capacity, costs, Hold(settings.max_delay_s, costs), devices=len(devices)),
@@ -117,6 +118,7 @@ class Server:
                     logger,
                     capacity,
                     self.metrics.padded_by,
+                    profiles,
                 ),
                 sources=sources,
                 seed=settings.seed,
@@ -356,20 +358,26 @@ class Server:
         """Take note that one more device is warm; the server is ready when all are."""
         self._warm[number] = models
         if len(self._warm) == len(self._devices):
-            self._become_ready(models)
+            try:
+                self._become_ready([self._warm[each] for each in sorted(self._warm)])
+            except ModelError as error:
+                self._become_failed(error)
 
-    def _become_ready(self, models: list[ServedModel]) -> None:
-        for model in models:
-            self.catalog.add(model)
-        for model, fingerprint in self.catalog.known():
+    def _become_ready(self, devices: Sequence[Sequence[ServedModel]]) -> None:
+        """Serve what every device has loaded, each a list of its own."""
+        for copies in zip(*devices, strict=True):
+            check_alike(copies)
+            self.catalog.add(copies[0])
+        for model in (model for models in devices for model in models):
             self.metrics.model_info.labels(
                 model.name,
-                fingerprint,
+                model.fingerprint,
                 str(model.trained).lower(),
                 model.compute_dtype,
                 model.engine,
                 model.device,
             ).set(1)
+        for model, fingerprint in self.catalog.known():
             (dimensions,) = model.outputs["embedding"].shape
             self.metrics.embeddings.watch(model.name, fingerprint, dimensions)
         self._set_states(ModelState.READY)
@@ -385,6 +393,21 @@ class Server:
     def _set_states(self, state: ModelState) -> None:
         self.catalog.set_states(state)
         self.health.publish()
+
+
+def check_alike(copies: Sequence[ServedModel]) -> None:
+    """Check that a model has one fingerprint on all devices, as callers cannot tell by which one they are answered.
+
+    Raises:
+        ModelError: it has several.
+    """
+    if len({model.fingerprint for model in copies}) > 1:
+        ways = dict.fromkeys(f"{model.engine} {model.compute_dtype} on {model.device}" for model in copies)
+        raise ModelError(
+            f"model {copies[0].name!r} would be served under several fingerprints: {', '.join(ways)}; "
+            "name an engine and a dtype that all devices have, such as --engine folded --dtype float32, or serve "
+            "each kind of device by a server of its own"
+        )
 
 
 def engine_options(settings: Settings, device: str, cores: int) -> EngineOptions:

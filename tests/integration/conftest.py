@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import grpc
@@ -247,8 +248,8 @@ def loop():
     loop.close()
 
 
-def launch(loop, *, wait=True, **settings):
-    """Start a server on free ports."""
+def launch(loop, *, wait=True, engines=(), **settings):
+    """Start a server on free ports; `engines` changes the options of its devices' engines, one after another."""
     given = {
         "address": "127.0.0.1:0",
         "metrics_address": "",
@@ -268,8 +269,9 @@ def launch(loop, *, wait=True, **settings):
 
     async def start():
         server = Server(Settings(**given), logger)
-        for device in server._devices:
-            device._make_engine = partial(GatedEngine, gate, *device._make_engine.args)
+        for device, changes in zip_longest(server._devices, engines, fillvalue={}):
+            options, *others = device._make_engine.args
+            device._make_engine = partial(GatedEngine, gate, dataclasses.replace(options, **changes), *others)
         await server.start()
         if wait:
             await server.ready()
