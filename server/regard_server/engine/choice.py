@@ -5,7 +5,7 @@ that the choice is made anew at every start, by the bounds and the modes that ar
 with the eager float32 embeddings reach both bounds, the one with the most images a second.
 
 Equals are told apart by their order (see mode.py), not by noise: a mode gives way to an earlier one that is as fast
-within 10 %. Two measurements of equals on a busy machine differed by 6 %, most of the time.
+within 15 %. Equals, measured eight times on a busy machine, came out up to 10 % apart.
 """
 
 import logging
@@ -22,7 +22,7 @@ from regard_server.engine.reading import device_kind
 from regard_server.engine.runner import Runner
 from regard_server.engine.trial import PATIENT_S, QUICK_S, measure
 
-_AS_FAST = 1.1
+_AS_FAST = 1.15
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,11 +81,11 @@ def builders(bundle, tmp_path):
         ([measured(FOLDED_HALF, 200, 0.95)], EAGER),
         ([measured(EAGER), measured(FOLDED, 109), measured(OPENVINO, 91)], EAGER),
         ([measured(EAGER), measured(FOLDED, 109), measured(OPENVINO, 118)], FOLDED),  # a tie with the fastest
-        ([measured(EAGER), measured(FOLDED, 112)], FOLDED),
+        ([measured(EAGER), measured(FOLDED, 116)], FOLDED),
     ],
 )
 def test_the_fastest_mode_that_is_close_enough_is_chosen(modes, chosen):
-    """Speed decides among those within the bounds; of equals within 10 % the first one is taken."""
+    """Speed decides among those within the bounds; of equals within 15 % the first one is taken."""
     profile = Profile(tuple(modes))
     assert choose([each.mode for each in modes], profile, options(bounds=Bounds(0.999, 0.995))) == chosen
 
