@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 

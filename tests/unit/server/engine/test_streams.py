@@ -16,7 +16,7 @@ from regard_server.cost import CostModel
 from regard_server.engine import Engine, EngineOptions
 from regard_server.engine.mode import EAGER, Mode
 from regard_server.engine.streams import HostStreams, streams_for
-from regard_server.engine.torch_runner import TorchRunner
+from regard_server.engine.torch_runner import Normalised, TorchRunner
 from regard_server.hold import Hold
 from regard_server.scheduler import Scheduler
 from regard_server.waiting import Entry
@@ -212,10 +212,10 @@ def test_lanes_share_the_thread_that_runs_what_is_compiled(streams, monkeypatch)
     """A graph that one thread recorded cannot be run by another: it begins every batch, and the lanes copy."""
     bundle, inside = load_bundle("resnet_tiny"), []
 
-    def stand_in(module, **_options):  # for what takes a minute
-        def compiled(pixels):
+    def stand_in(forward, **_options):  # for what takes a minute
+        def compiled(module, pixels):
             inside.append(threading.current_thread())
-            return module(pixels)
+            return forward(module, pixels)
 
         return compiled
 
@@ -267,7 +267,7 @@ def test_rows_that_fill_a_batch_are_counted():
     pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     plain = runner.run(PIXELS, pictures, ("embedding",))["embedding"]
     assert told == []
-    runner._compiled = runner._module  # as it would be compiled, for a minute
+    runner._compiled = dict.fromkeys((1, 4, 8), Normalised.forward)  # as they would be compiled, for a minute
     padded = runner.run(PIXELS, pictures, ("embedding",))["embedding"]
     np.testing.assert_allclose(padded, plain, atol=1e-5)
     runner.run(PIXELS, pictures[:4], ("embedding",))
@@ -287,7 +287,7 @@ def test_a_compiled_network_is_asked_for_what_was_compiled():
         streams=HostStreams(),
     )
     assert runner.covers(PIXELS, "logits")
-    runner._compiled = runner._module  # as it would be compiled, for a minute
+    runner._compiled = {}  # as it would be if it had been compiled, for a minute
     tensors = PIXELS._replace(form="tensor")
     asked = [(PIXELS, "embedding"), (PIXELS, "logits"), (tensors, "embedding")]
     assert [runner.covers(*each) for each in asked] == [True, False, False]
