@@ -193,7 +193,8 @@ def test_streams_that_are_given_up_leave_no_exceptions_behind(serve, stream, ask
         sender.send(ask("a"))
         next(responses)
         responses.cancel()
-        served.journal.until("StreamExtract CANCELLED", number + 1)
+        # Where gRPC says that there are no more requests before it says that nobody listens, it ends well.
+        served.journal.until("StreamExtract ", number + 1)
     served.assert_empty()
     gc.collect()
     assert not [each for each in gc.get_objects() if type(each) is asyncio.CancelledError]

@@ -117,11 +117,14 @@ class DirectFrontEnd:
         """Settle an event here, if that takes no more than waking the event loop; called from the waiting thread."""
         if on_done is ignore:  # half of all events
             return True
-        if on_done is not self._on_call or not event.success or not self._serving:
+        if on_done is not self._on_call or not event.success or self._foresight is None:
             return False
         core = CoreCall(event)
         try:
-            if not self._is_refused(core):
+            barred = core.method not in self._methods or (
+                self._door and self._door(core.method, core.metadata)
+            )
+            if barred or not self._is_turned_away(core):
                 return False
         except Exception:  # as in `_work`; without this thread no call would be taken any more
             self._logger.exception("a bug in the front end")
@@ -130,14 +133,10 @@ class DirectFrontEnd:
                 self._core.ask()
         return True
 
-    def _is_refused(self, core: CoreCall) -> bool:
-        """Refuse a call unread, if it is foreseen that it would be; called by whoever takes events."""
-        if self._foresight is None or core.method not in self._methods:
-            return False
-        if self._door and self._door(core.method, core.metadata):
-            return False
-        refusal = self._foresight(core.method, core.metadata, core.deadline)
-        if refusal is None:
+    def _is_turned_away(self, core: CoreCall) -> bool:
+        """Refuse a call unread, if it is foreseen that it would be refused; called by whoever takes events."""
+        refusal = self._foresight and self._foresight(core.method, core.metadata, core.deadline)
+        if not refusal:
             return False
         core.refuse(refusal.code.value[0], refusal.details, tuple(refusal.trailers))
         return True
@@ -175,8 +174,7 @@ class DirectFrontEnd:
             return
         if self._door and (answer := self._door(core.method, core.metadata)):
             method = to_method(core.method, answer)
-        elif self._foresight and (refusal := self._foresight(core.method, core.metadata, core.deadline)):
-            core.refuse(refusal.code.value[0], refusal.details, tuple(refusal.trailers))
+        elif self._is_turned_away(core):
             return
         call = Call(core, method, loop=self._loop, logger=self._logger)
         core.watch(partial(self._see_off, call))
