@@ -29,7 +29,7 @@ from regard_server.waiting import Entry, Queue
 
 # A batch that costs so many times more an item than a full one wastes the device. It is allowed for a deadline's sake
 # where enough others did not: each earns this much, and one costs 1.
-_WASTEFUL = 1.25
+_WASTEFUL = 1.05
 _PATIENCE_EARNED = 0.25
 _MOST_PATIENCE = 2.0
 
