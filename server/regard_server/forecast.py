@@ -94,7 +94,7 @@ class Forecast:
         given_s = deadline - now
         left = 1.0
         if self._overtaking.uneven:
-            left -= self._overtaking.share(priority, given_s)
+            left -= self._overtaking.share(priority, given_s, now)
 
         most = self._max_batch(key)
         of_kind, beside_s = urgent + count, urgent_s

@@ -42,7 +42,7 @@ class Overtaking:
 
     def served(self, entries: Sequence[Entry], seconds: float, now: float) -> None:
         """Take note of whom a batch was for that took so many seconds."""
-        kept = math.exp((self._told - now) / _LATELY_S)
+        kept = self._kept(now)
         self._told = now
         shares = {group: share * kept for group, share in self._shares.items() if share > _NEARLY_NOTHING}
         each = min(1.0, seconds / _LATELY_S) / sum([entry.size for entry in entries])
@@ -52,10 +52,15 @@ class Overtaking:
         self._shares = shares
         self.uneven = len(shares) > 1
 
-    def share(self, priority: int, given_s: float) -> float:
+    def share(self, priority: int, given_s: float, now: float) -> float:
         """Return which share goes to those who overtake somebody of a class who gives so much time."""
         least = (priority, _power(given_s) - _SHORTER)
-        return min(_MOST, _BURSTS * sum([share for group, share in self._shares.items() if group <= least]))
+        share = sum([share for group, share in self._shares.items() if group <= least])
+        return min(_MOST, _BURSTS * share * self._kept(now))
+
+    def _kept(self, now: float) -> float:
+        """Return how much of the shares, as they were told last, counts still."""
+        return math.exp((self._told - now) / _LATELY_S)
 
 
 def _group(entry: Entry) -> Group:

@@ -348,6 +348,24 @@ def test_whoever_is_overtaken_is_promised_what_is_left(urgent):
     assert 61.0 / (1 - 0.4) < late_s + 64.0 < 61.0 / (1 - 0.7)
 
 
+def test_those_who_overtook_and_went_away_are_waited_for_no_longer():
+    """A device that was idle for a minute is all there for whoever comes then, whoever had it before."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    now = 0.0
+    for priority in (*[0] * 40, 1):
+        added = entry(now + 64.0, priority=priority)
+        added.arrived = now
+        scheduler.add(added, now)
+        batch = scheduler.decide(now)
+        now += 1.0
+        scheduler.finished(batch, now)
+    ask = partial(scheduler.reserve, "small", 1, priority=1)
+    assert ask(ready=now, deadline=now + 64.0, now=now) == 0.0
+    assert ask(ready=now, deadline=now + 5.0, now=now) > 5.0  # a tenth is left to him
+    now += 60.0
+    assert ask(ready=now, deadline=now + 5.0, now=now) == 0.0
+
+
 def one_device(scheduler, seconds_of, callers, *, until_s):
     """Let callers, (key, every so many ms, timeout in s), come to one device; return who was refused, and late."""
     refused, late, running, free = Counter(), Counter(), None, 0.0
