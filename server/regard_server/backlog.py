@@ -43,6 +43,10 @@ class Backlog:
         """Return the kinds that there are any of."""
         return self._counts.keys()
 
+    def counts(self) -> Mapping[Hashable, int]:
+        """Return how many of each kind there are."""
+        return self._counts
+
     def count(self, key: Hashable) -> int:
         """Return how many of a kind there are."""
         return self._counts.get(key, 0)

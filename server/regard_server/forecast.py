@@ -7,8 +7,12 @@
 First everything of his class is counted, which is kept and costs nothing to ask. Only where that is too much for him
 those who are due later are left out, whom he would overtake. So nobody is refused for what would not be in his way:
 beside a queue of 30 s of another model, callers with a deadline of 1 s are let in as if it were not there.
+
+And where what is more urgent is too much for the least urgent class, it still has its batch in ten, for as many as ride
+in those.
 """
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final
 
@@ -87,6 +91,39 @@ class Forecast:
             free: when a device is free.
             batches: how many were formed since the beginning.
         """
+        late_s = self._late_in_order(
+            key,
+            count,
+            ready=ready,
+            deadline=deadline,
+            priority=priority,
+            now=now,
+            free=free,
+            batches=batches,
+        )
+        if late_s <= 0 or not priority:
+            return late_s
+        begin = max(free, ready)
+        return min(
+            late_s,
+            self._late_by_turns(
+                key, count, begin=begin, deadline=deadline, priority=priority, given_s=deadline - now
+            ),
+        )
+
+    def _late_in_order(
+        self,
+        key: Hashable,
+        count: int,
+        *,
+        ready: float,
+        deadline: float,
+        priority: int,
+        now: float,
+        free: float,
+        batches: int,
+    ) -> float:
+        """Return the same where everything more urgent goes first, but for the batch in ten that is not its."""
         own = self._backlogs.get(priority)
         urgent, urgent_s, lesser_s = 0, 0.0, 0.0
         if own is None or len(self._backlogs) > 1:
@@ -131,6 +168,34 @@ class Forecast:
             ]
         )
         return max(0.0, least_s)
+
+    def _late_by_turns(
+        self, key: Hashable, count: int, *, begin: float, deadline: float, priority: int, given_s: float
+    ) -> float:
+        """Return the same where they have no batches but the least urgent class's, each after nine of the others."""
+        others = {each: backlog for each, backlog in self._backlogs.items() if backlog and each != priority}
+        if not others or max(others) > priority:
+            return math.inf  # nobody's turn, or somebody else's
+        urgent, between_s = 0, 0.0
+        for backlog in others.values():
+            urgent += backlog.count(key)
+            for kind in backlog.kinds():  # full ones, as they will be when so many have come
+                full_s = self._costs.seconds(kind, self._max_batch(kind))
+                between_s = max(between_s, (FAIR_SHARE - 1) * full_s)
+        ahead: Mapping[Hashable, int] = {}
+        if (own := self._backlogs.get(priority)) is not None:
+            ahead = own.due_by(deadline) or own.counts()
+        most = self._max_batch(key)
+        of_kind = ahead.get(key, 0) + count
+        # Its batches are filled up with those of the others.
+        own_s = self._costs.seconds(key, most if urgent else min(of_kind, most))
+        turns = -(-of_kind // most)
+        ahead_s = turns * (between_s + own_s)
+        for kind in [kind for kind in ahead if kind != key]:
+            size = self._max_batch(kind)
+            ahead_s += -(-ahead[kind] // size) * (between_s + self._costs.seconds(kind, size))
+        done = begin + ahead_s / self._devices
+        return done + max(_MARGIN * own_s, _MARGIN_GIVEN * given_s) - deadline
 
     def _beside(self, key: Hashable, priority: int) -> tuple[int, float, float]:
         """Return what there is of other classes.

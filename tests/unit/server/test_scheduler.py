@@ -291,7 +291,7 @@ def test_alone_in_the_server_one_is_never_refused():
     ids=["bulk", "due later", "of another model"],
 )
 def test_nobody_is_refused_for_those_whom_he_would_overtake(others):
-    """Whoever goes next is let in, however much waits behind him; whoever comes last has everything ahead of him."""
+    """Whoever goes next is let in, however much waits behind him; whoever comes last waits for his class's turn."""
     costs = known_costs((1, 1.0), (3, 3.0))
     costs.observe("large", 1, 1.0)
     scheduler = make_scheduler(costs=costs)
@@ -299,7 +299,7 @@ def test_nobody_is_refused_for_those_whom_he_would_overtake(others):
         scheduler.add(entry(**others), 0.0)
     assert scheduler.foresee(5.0, 0.0) == 0.0
     assert scheduler.reserve("small", 1, ready=0.0, deadline=5.0, now=0.0) == 0.0
-    assert scheduler.reserve("small", 1, ready=0.0, deadline=5.0, now=0.0, priority=2) > 80.0
+    assert scheduler.reserve("small", 1, ready=0.0, deadline=5.0, now=0.0, priority=2) > 20.0
     scheduler.add(entry(5.0), 0.0)
     assert scheduler.decide(0.0).entries[0].deadline == 5.0
 
@@ -311,6 +311,28 @@ def test_bulk_waits_for_all_that_is_more_urgent():
         scheduler.add(entry(1000.0), 0.0)
     assert scheduler.reserve("small", 1, ready=0.0, deadline=20.0, now=0.0, priority=1) > 10.0
     assert scheduler.reserve("small", 1, ready=0.0, deadline=50.0, now=0.0, priority=1) == 0.0
+
+
+def test_bulk_is_promised_its_turns_however_much_is_more_urgent():
+    """Behind 100 s of more urgent work the tenth batch is bulk's all the same, and as many are let in as ride in it."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    for _ in range(100):
+        scheduler.add(entry(1000.0), 0.0)
+    ask = partial(scheduler.reserve, "small", ready=0.0, deadline=40.0, now=0.0, priority=1)
+    assert ask(LIMIT) == 0.0
+    assert ask(1) > 20.0
+    for _ in range(LIMIT):
+        bulk = entry(40.0, priority=1)
+        bulk.promised = True
+        scheduler.add(bulk, 0.0)
+    now, classes = 0.0, []
+    while now < 40.0:
+        batch = scheduler.decide(now)
+        assert not batch.late
+        now += 3.0
+        scheduler.finished(batch, now)
+        classes.append({each.priority for each in batch.entries})
+    assert classes.index({1}) == FAIR_SHARE - 1
 
 
 def test_the_urgent_are_told_of_the_batch_that_is_not_theirs():
