@@ -14,7 +14,7 @@ import grpc
 
 from regard_server.frontend.direct.call import Call
 from regard_server.frontend.direct.core import CoreCall, CoreServer, OnDone, Taken, ignore, left, message
-from regard_server.frontend.direct.method import to_method
+from regard_server.frontend.direct.method import Method, to_method
 from regard_server.frontend.routes import Routes
 
 # Calls that gRPC's core may hand over before it has to be asked again.
@@ -126,8 +126,8 @@ class DirectFrontEnd:
             )
             if barred or not self._is_turned_away(core):
                 return False
-        except Exception:  # as in `_work`; without this thread no call would be taken any more
-            self._logger.exception("a bug in the front end")
+        except Exception:  # noqa: BLE001 - the event loop will meet it, too, and tell of it
+            return False
         with self._asking:
             if self._serving:
                 self._core.ask()
@@ -165,16 +165,13 @@ class DirectFrontEnd:
         if not event.success:  # asked for, and then the server was shut down
             return
         core = CoreCall(event)
-        method = self._methods.get(core.method)
+        try:
+            method = self._let_in(core)
+        except Exception:
+            self._logger.exception("a bug in what lets %s in", core.method)
+            core.refuse(grpc.StatusCode.UNKNOWN.value[0], "internal error; the server's log says why", ())
+            return
         if method is None:
-            core.refuse(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
-            return
-        if self._max_calls is not None and self._open >= self._max_calls:
-            core.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_MANY_CALLS, ())
-            return
-        if self._door and (answer := self._door(core.method, core.metadata)):
-            method = to_method(core.method, answer)
-        elif self._is_turned_away(core):
             return
         call = Call(core, method, loop=self._loop, logger=self._logger)
         core.watch(partial(self._see_off, call))
@@ -183,6 +180,19 @@ class DirectFrontEnd:
             self._begin(call, None)
         else:
             core.receive(lambda event: self._begin(call, message(event)))
+
+    def _let_in(self, core: CoreCall) -> Method | None:
+        """Return what serves a call; None where it was refused."""
+        method = self._methods.get(core.method)
+        if method is None:
+            core.refuse(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", ())
+            return None
+        if self._max_calls is not None and self._open >= self._max_calls:
+            core.refuse(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_MANY_CALLS, ())
+            return None
+        if self._door and (answer := self._door(core.method, core.metadata)):
+            return to_method(core.method, answer)
+        return None if self._is_turned_away(core) else method
 
     def _see_off(self, call: Call, event: Any) -> None:
         self._open -= 1
