@@ -3,7 +3,8 @@
 import contextvars
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 METADATA_KEY = "x-request-id"
 # Printable and short: it goes into logs.
@@ -22,6 +23,16 @@ def begin_request(metadata: Iterable[tuple[str, str | bytes]], own: str = "") ->
     name = name_of(metadata, own)
     _current.set(name)
     return name
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Call what is done in between by a name, and what comes after not."""
+    before = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(before)
 
 
 def name_of(metadata: Iterable[tuple[str, str | bytes]], own: str = "") -> str:

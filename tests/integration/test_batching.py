@@ -165,7 +165,7 @@ def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped
 
     def code_of_no_request():
         with pytest.raises(grpc.RpcError) as error:
-            call(b"no message", timeout=60)
+            call(b"no message", timeout=60, metadata=[("x-request-id", "mine")])
         return error.value.code()
 
     assert code_of_no_request() is grpc.StatusCode.INVALID_ARGUMENT
@@ -173,6 +173,7 @@ def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped
     unread = code_of_no_request() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert unread == (frontend == "direct")
     if unread:
+        assert served.journal.names[-1] == "mine"
         assert_no_loop_is_woken(served.server._front_end, code_of_no_request)
     served.gate.open()
     assert all(future.result().results for future in swamped)
