@@ -142,7 +142,8 @@ class Forecast:
             own_s = self._costs.seconds(key, min(of_kind, most))
             ahead_s = beside_s + (own_s if of_kind <= most else self._costs.backlog(key, of_kind, most))
             if lesser_s and own_s:
-                ahead_s += lesser_s * ((batches % FAIR_SHARE + ahead_s / own_s) // FAIR_SHARE)
+                of_batches = math.ceil(ahead_s / own_s)
+                ahead_s += lesser_s * ((batches % FAIR_SHARE + of_batches) // FAIR_SHARE)
             done = max(free + ahead_s / self._devices / left, ready + own_s)
             late_s = done + max(_MARGIN * own_s, _MARGIN_GIVEN * given_s) - deadline
             if late_s <= 0 or own is None or (due := own.due_by(deadline)) is None:

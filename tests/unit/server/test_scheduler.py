@@ -349,6 +349,16 @@ def test_the_urgent_are_told_of_the_batch_that_is_not_theirs():
     assert ask(deadline=9.0) == 0.0
 
 
+def test_the_batch_that_is_not_theirs_may_come_before_one_that_is_not_full():
+    """Whoever rides in the second batch from now waits for the one between, however few ride with him."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    for _ in range(LIMIT):
+        scheduler.add(entry(1000.0, priority=1), 0.0)
+        scheduler.add(entry(6.0), 0.0)
+    scheduler._batches = FAIR_SHARE - 2
+    assert scheduler.reserve("small", 1, ready=0.0, deadline=6.5, now=0.0) > 2.0
+
+
 @pytest.mark.parametrize("urgent", [{"priority": 0}, {"deadline_s": 2.0}], ids=["class", "deadline"])
 def test_whoever_is_overtaken_is_promised_what_is_left(urgent):
     """Where others who come later take half of the device, what is ahead takes twice as long, and a little more."""
