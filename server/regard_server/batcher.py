@@ -11,8 +11,8 @@ Several device threads may serve from one batcher. The batcher knows neither the
 `run`, `deliver` and a clock, and the scheduler decides.
 
 Should several front-end processes share one device's process, they would meet it here. What they ask is `reserve`,
-`foresee`, `release`, `submit` and `discard`; what an entry carries is bytes and names (`Work`), and its `owner`, by which
-the answer finds its way back, is looked at by nobody but who submitted it.
+`foresee`, `release`, `submit` and `discard`; what an entry carries is bytes and names (`Work`), and its `owner`, by
+which the answer finds its way back, is looked at by nobody but who submitted it.
 """
 
 import logging

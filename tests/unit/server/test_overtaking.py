@@ -16,7 +16,7 @@ def test_a_batch_is_shared_out_by_images():
     """A message of many that came together took more of the device than a lone picture beside it."""
     overtaking = Overtaking()
     overtaking.served([entry(60.0, size=1), entry(60.0, size=9, priority=1)], 1.0, 0.0)
-    assert overtaking.share(1, 60.0) == pytest.approx(BURSTS * 0.1 * 1.0 / 5.0)
+    assert overtaking.share(1, 60.0, 0.0) == pytest.approx(BURSTS * 0.1 * 1.0 / 5.0)
 
 
 def test_whoever_is_due_between_two_others_may_have_given_less():
@@ -25,7 +25,7 @@ def test_whoever_is_due_between_two_others_may_have_given_less():
     batch = [entry(60.0), entry(1.0, arrived=59.5), entry(60.0, arrived=1.0)]
     overtaking.served(batch, 3.0, 60.0)
     assert overtaking.uneven
-    assert overtaking.share(0, 60.0) == pytest.approx(BURSTS * 1.0 / 5.0)
+    assert overtaking.share(0, 60.0, 60.0) == pytest.approx(BURSTS * 1.0 / 5.0)
 
 
 def test_those_who_gave_about_as_much_do_not_overtake_each_other():
@@ -33,7 +33,7 @@ def test_those_who_gave_about_as_much_do_not_overtake_each_other():
     overtaking = Overtaking()
     overtaking.served([entry(60.0), entry(50.0)], 3.0, 0.0)
     assert not overtaking.uneven
-    assert overtaking.share(0, 60.0) == 0.0
+    assert overtaking.share(0, 60.0, 0.0) == 0.0
 
 
 def test_what_was_long_ago_is_forgotten_and_nobody_is_left_nothing():
@@ -41,6 +41,6 @@ def test_what_was_long_ago_is_forgotten_and_nobody_is_left_nothing():
     overtaking = Overtaking()
     for second in range(50):
         overtaking.served([entry(1.0)], 1.0, float(second))
-    assert overtaking.share(1, 60.0) == 0.9
+    assert overtaking.share(1, 60.0, 49.0) == 0.9
     overtaking.served([entry(60.0, priority=1)], 0.0, 100.0)
-    assert overtaking.share(1, 60.0) == pytest.approx(0.0, abs=1e-3)
+    assert overtaking.share(1, 60.0, 100.0) == pytest.approx(0.0, abs=1e-3)
