@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -16,7 +17,7 @@ from grpc.aio import ServicerContext
 from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Handler, Metadata, Refusal
 from regard_server.metrics import Metrics
-from regard_server.request_id import METADATA_KEY, begin_request, name_of, named
+from regard_server.request_id import METADATA_KEY, begin_request, name_of, under
 from regard_server.servicers.status import to_trailers
 
 Context = ServicerContext[Any, Any]
@@ -71,8 +72,8 @@ class CallInterceptor:
         began = time.perf_counter()
         request_id = name_of(metadata)
         trailers = ((METADATA_KEY, request_id), *to_trailers(error, request_id))
-        with named(request_id):
-            self._record(method.rpartition("/")[2], error.code, time.perf_counter() - began, unread=True)
+        name, elapsed_s = method.rpartition("/")[2], time.perf_counter() - began
+        under(request_id, partial(self._record, name, error.code, elapsed_s, unread=True))
         return Refusal(error.code, error.message, trailers)
 
     def _guard(

@@ -3,8 +3,7 @@
 import contextvars
 import random
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 METADATA_KEY = "x-request-id"
 # Printable and short: it goes into logs.
@@ -25,12 +24,11 @@ def begin_request(metadata: Iterable[tuple[str, str | bytes]], own: str = "") ->
     return name
 
 
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Call what is done in between by a name, and what comes after not."""
+def under(name: str, do: Callable[[], object]) -> None:
+    """Do something in a request's name, and what comes after not."""
     before = _current.set(name)
     try:
-        yield
+        do()
     finally:
         _current.reset(before)
 
