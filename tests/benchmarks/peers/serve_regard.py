@@ -20,7 +20,9 @@ from regard_server.settings import load_settings
 class Mean:
     """The null work as a runner."""
 
-    def covers(self, key, outputs) -> bool:
+    weights_bytes = 0
+
+    def covers(self, key, output) -> bool:
         return True
 
     def run(self, key, pictures, outputs) -> dict:
@@ -30,7 +32,7 @@ class Mean:
 class NullEngine(Engine):
     """An engine whose networks are all the null work."""
 
-    def _build(self, bundle: ModelBundle, mode: Mode) -> Mean:
+    def _build(self, bundle: ModelBundle, mode: Mode, alone_s: float | None = None) -> Mean:
         return Mean()
 
 
