@@ -91,39 +91,6 @@ class Forecast:
             free: when a device is free.
             batches: how many were formed since the beginning.
         """
-        late_s = self._late_in_order(
-            key,
-            count,
-            ready=ready,
-            deadline=deadline,
-            priority=priority,
-            now=now,
-            free=free,
-            batches=batches,
-        )
-        if late_s <= 0 or not priority:
-            return late_s
-        begin = max(free, ready)
-        return min(
-            late_s,
-            self._late_by_turns(
-                key, count, begin=begin, deadline=deadline, priority=priority, given_s=deadline - now
-            ),
-        )
-
-    def _late_in_order(
-        self,
-        key: Hashable,
-        count: int,
-        *,
-        ready: float,
-        deadline: float,
-        priority: int,
-        now: float,
-        free: float,
-        batches: int,
-    ) -> float:
-        """Return the same where everything more urgent goes first, but for the batch in ten that is not its."""
         own = self._backlogs.get(priority)
         urgent, urgent_s, lesser_s = 0, 0.0, 0.0
         if own is None or len(self._backlogs) > 1:
@@ -145,12 +112,25 @@ class Forecast:
                 of_batches = math.ceil(ahead_s / own_s)
                 ahead_s += lesser_s * ((batches % FAIR_SHARE + of_batches) // FAIR_SHARE)
             done = max(free + ahead_s / self._devices / left, ready + own_s)
-            late_s = done + max(_MARGIN * own_s, _MARGIN_GIVEN * given_s) - deadline
+            late_s = done + _margin(own_s, given_s) - deadline
             if late_s <= 0 or own is None or (due := own.due_by(deadline)) is None:
-                return late_s
+                break
             own = None  # this once
             of_kind = urgent + count + due.get(key, 0)
             beside_s = urgent_s + self._seconds(due, key)
+        if late_s > 0 and priority:
+            late_s = min(
+                late_s,
+                self._late_by_turns(
+                    key,
+                    count,
+                    begin=max(free, ready),
+                    deadline=deadline,
+                    priority=priority,
+                    given_s=given_s,
+                ),
+            )
+        return late_s
 
     def foresee(self, deadline: float, now: float, *, free: float, batches: int) -> float:
         """Return how late one more image would be at least, of whichever kind that others wait in; 0 if in time.
@@ -173,7 +153,7 @@ class Forecast:
     def _late_by_turns(
         self, key: Hashable, count: int, *, begin: float, deadline: float, priority: int, given_s: float
     ) -> float:
-        """Return the same where they have no batches but the least urgent class's, each after nine of the others."""
+        """Return what `late` does where they have no batches but those of the least urgent class, one in ten."""
         others = {each: backlog for each, backlog in self._backlogs.items() if backlog and each != priority}
         if not others or max(others) > priority:
             return math.inf  # nobody's turn, or somebody else's
@@ -196,7 +176,7 @@ class Forecast:
             size = self._max_batch(kind)
             ahead_s += -(-ahead[kind] // size) * (between_s + self._costs.seconds(kind, size))
         done = begin + ahead_s / self._devices
-        return done + max(_MARGIN * own_s, _MARGIN_GIVEN * given_s) - deadline
+        return done + _margin(own_s, given_s) - deadline
 
     def _beside(self, key: Hashable, priority: int) -> tuple[int, float, float]:
         """Return what there is of other classes.
@@ -219,3 +199,7 @@ class Forecast:
         """Return what so many images of each kind cost, without those of one."""
         kinds = [kind for kind in counts if kind != but]
         return sum([self._costs.backlog(kind, counts[kind], self._max_batch(kind)) for kind in kinds])
+
+
+def _margin(batch_s: float, given_s: float) -> float:
+    return max(_MARGIN * batch_s, _MARGIN_GIVEN * given_s)

@@ -252,18 +252,18 @@ def test_an_engine_with_several_lanes_has_such_a_thread(streams, monkeypatch):
     assert engine._loaded["resnet_tiny"].runner._recorder is engine._recorder is not None
 
 
+def folded_runner(**options):
+    bundle = load_bundle("resnet_tiny")
+    mode = Mode("folded", "float32")
+    return TorchRunner(
+        bundle.model, bundle.preprocessing, mode, torch.device("cpu"), streams=HostStreams(), **options
+    )
+
+
 def test_rows_that_fill_a_batch_are_counted():
     """What is computed for nobody is told, by how many; full sizes and what no fixed size runs are not."""
-    bundle, told = load_bundle("resnet_tiny"), []
-    runner = TorchRunner(
-        bundle.model,
-        bundle.preprocessing,
-        Mode("folded", "float32"),
-        torch.device("cpu"),
-        streams=HostStreams(),
-        sizes=(1, 4, 8),
-        on_padded=told.append,
-    )
+    told = []
+    runner = folded_runner(sizes=(1, 4, 8), on_padded=told.append)
     pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
     plain = runner.run(PIXELS, pictures, ("embedding",))["embedding"]
     assert told == []
@@ -278,14 +278,7 @@ def test_rows_that_fill_a_batch_are_counted():
 
 def test_a_compiled_network_is_asked_for_what_was_compiled():
     """The embedding of pixels is one computation; whatever is asked beside it does not change how it is made."""
-    bundle = load_bundle("resnet_tiny")
-    runner = TorchRunner(
-        bundle.model,
-        bundle.preprocessing,
-        Mode("folded", "float32"),
-        torch.device("cpu"),
-        streams=HostStreams(),
-    )
+    runner = folded_runner()
     assert runner.covers(PIXELS, "logits")
     runner._compiled = {}  # as it would be if it had been compiled, for a minute
     tensors = PIXELS._replace(form="tensor")
