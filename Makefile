@@ -94,7 +94,7 @@ test-grpcio: $(READY)  ## run the direct front end's tests with the first and th
 		$(BIN)/pytest tests/integration -k "$(THROUGH)" || exit; \
 	done
 
-test: $(READY) $(PROMTOOL) browser compiler  ## run every test, and those of the server once more against the compiled one
+test: $(READY) $(PROMTOOL) browser compiler  ## run every test, and most of the server's once more against the compiled one
 	$(BIN)/pytest
 	@$(MAKE) --no-print-directory test-compiled
 
