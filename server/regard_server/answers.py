@@ -1,6 +1,5 @@
 """One request's results, and the room that its pictures were promised at the device. Used from the event loop."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from regard_server.batcher import Batcher
@@ -9,29 +8,36 @@ from regard_server.work import BatchKey
 
 
 class Answers:
-    """The results of one request, which come in any order and are waited for together.
+    """The results of one request, which come in any order; the last one, or an error, ends the waiting for them.
 
     Args:
         count: of how many pictures they are to come, one at least.
-        loop: the running loop.
     """
 
-    __slots__ = ("_count", "_error", "_kept", "_missing", "_over", "_results")
+    __slots__ = ("_count", "_error", "_kept", "_missing", "_on_over", "_over", "_results")
 
-    def __init__(self, count: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._over: asyncio.Future[None] = loop.create_future()
+    def __init__(self, count: int) -> None:
         self._count = self._missing = self._kept = count
         self._results: dict[int, Result] = {}
         self._error: BaseException | None = None
+        self._over = False
+        self._on_over: Callable[[], None] | None = None
+
+    def when_over(self, on_over: Callable[[], None]) -> None:
+        """Have a function called when the waiting is over; at once if it is."""
+        if self._over:
+            on_over()
+        else:
+            self._on_over = on_over
 
     def give(self, index: int, result: Result) -> None:
         """Take the result of one picture, or of several from this one on; the last one ends the waiting."""
         self._missing -= result.images
-        if self._over.done():
+        if self._over:
             return
         self._results[index] = result
         if not self._missing:
-            self._over.set_result(None)
+            self._end()
 
     def lose(self, index: int, result: Result, error: BaseException) -> None:
         """Take the result of pictures that were not served; if that is true of all, the last error is the request's."""
@@ -46,17 +52,18 @@ class Answers:
 
         `late` makes the result of so many pictures.
         """
-        if self._over.done():
+        if self._over:
             return
         if self._kept == self._missing:
             self.fail(TimeoutError())
             return
         start = 0
-        for index, result in [*sorted(self._results.items()), (self._count, None)]:
+        ends: list[tuple[int, Result | None]] = [*sorted(self._results.items()), (self._count, None)]
+        for index, result in ends:
             if index > start:
                 self._results[start] = late(index - start)
             start = index + (result.images if result else 0)
-        self._over.set_result(None)
+        self._end()
 
     @property
     def complete(self) -> bool:
@@ -65,22 +72,25 @@ class Answers:
 
     def fail(self, error: BaseException) -> None:
         """End the waiting with an error."""
-        if not self._over.done():
+        if not self._over:
             self._error = error
-            self._over.set_result(None)
+            self._end()
 
-    async def all(self) -> Sequence[Result]:
-        """Return every result, in the pictures' order; raises what `fail` was given."""
-        await self._over
+    def outcome(self) -> "Sequence[Result] | BaseException":
+        """Return every result, in the pictures' order, or what `fail` was given; once, when the waiting is over."""
         if self._error is not None:
-            # Kept nowhere but by who catches it: its frames hold the pictures, and would hold them until the cyclic
+            # Kept nowhere but by who is given it: its frames hold the pictures, and would hold them until the cyclic
             # garbage collector came by.
             error, self._error = self._error, None
-            try:
-                raise error
-            finally:
-                del error
-        return [self._results[index] for index in sorted(self._results)]
+            return error
+        results, self._results = self._results, {}
+        return [results[index] for index in sorted(results)]
+
+    def _end(self) -> None:
+        self._over = True
+        if self._on_over is not None:
+            on_over, self._on_over = self._on_over, None
+            on_over()
 
 
 class Room:

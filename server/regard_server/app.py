@@ -42,11 +42,11 @@ from regard_server.health import SERVICE, Health
 from regard_server.hold import Hold
 from regard_server.images import ImageLimits, JpegReader
 from regard_server.interceptors import CallInterceptor
-from regard_server.journey import settle
 from regard_server.metrics import Metrics
 from regard_server.observe import ObservationPort
 from regard_server.page import Page, has_form, make_page
 from regard_server.pipeline import Pipeline
+from regard_server.reply import CallBook, guarded
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
 from regard_server.security.callers import caller_of
@@ -61,6 +61,7 @@ from regard_server.servicers.parsing import bounded_parser
 from regard_server.servicers.requests import answer_by
 from regard_server.settings import Settings, is_local
 from regard_server.sources import resolve_sources
+from regard_server.straight import settle
 from regard_server.work import likeness
 
 # What the device thread may still be busy with when everybody has been answered: the batch of callers who left.
@@ -216,7 +217,8 @@ class Server:
             jpeg_reader=jpeg_reader,
             gather=self._reuse is None,  # else every picture is looked for by itself
         )
-        border = CallInterceptor(metrics=self.metrics, logger=self._logger, prefixes=(f"/{SERVICE}/",))
+        book = CallBook(self.metrics, self._logger)
+        border = CallInterceptor(book, prefixes=(f"/{SERVICE}/",))
         parse = bounded_parser(settings.max_images_per_request)
 
         def wrap(method: str, handler: Handler) -> Handler:
@@ -228,6 +230,7 @@ class Server:
 
         routes: Any = Routes(wrap)  # generated code takes whatever has a server's two methods
         add_FeatureServiceServicer_to_server(servicer, routes)
+        routes.begun[f"/{SERVICE}/Extract"] = guarded("Extract", servicer.begin_extract, parse, book)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), routes)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         described = reflection.aio.ReflectionServicer((SERVICE, health, reflection.SERVICE_NAME))

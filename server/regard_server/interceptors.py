@@ -4,20 +4,17 @@ gRPC ─→ name the request ─→ servicer ─→ RegardError into status ─�
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc.aio import ServicerContext
 
 from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Handler, Metadata, Refusal
-from regard_server.metrics import Metrics
-from regard_server.request_id import METADATA_KEY, begin_request, name_of, under
+from regard_server.reply import CallBook, read
+from regard_server.request_id import METADATA_KEY, begin_request, name_of
 from regard_server.servicers.status import to_trailers
 
 Context = ServicerContext[Any, Any]
@@ -28,14 +25,12 @@ class CallInterceptor:
     """Wraps the methods of our own services, once and for all calls; health and reflection pass untouched.
 
     Args:
-        metrics: requests by method and code, and their duration.
-        logger: one line a call: failures as info, the rest as debug.
+        book: where calls are taken down.
         prefixes: the services that are ours, as "/package.Service/".
     """
 
-    def __init__(self, *, metrics: Metrics, logger: logging.Logger, prefixes: tuple[str, ...]) -> None:
-        self._metrics = metrics
-        self._logger = logger
+    def __init__(self, book: CallBook, prefixes: tuple[str, ...]) -> None:
+        self._book = book
         self._prefixes = prefixes
 
     def wrap(self, method: str, handler: Handler) -> Handler:
@@ -73,7 +68,7 @@ class CallInterceptor:
         request_id = name_of(metadata)
         trailers = ((METADATA_KEY, request_id), *to_trailers(error, request_id))
         name, elapsed_s = method.rpartition("/")[2], time.perf_counter() - began
-        under(request_id, partial(self._record, name, error.code, elapsed_s, unread=True))
+        self._book.record(name, error.code, elapsed_s, request_id, unread=True)
         return Refusal(error.code, error.message, trailers)
 
     def _guard(
@@ -82,7 +77,7 @@ class CallInterceptor:
         async def guarded(request: Any, context: Context) -> Any:
             began = time.perf_counter()
             if parse is not None:
-                request = _read(parse, request)
+                request = read(parse, request)
             own = getattr(request, "request_id", "")
             request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()), own)
             named: Metadata = ((METADATA_KEY, request_id),)
@@ -101,29 +96,12 @@ class CallInterceptor:
             except Exception:
                 code = grpc.StatusCode.INTERNAL
                 details = f"internal error; the server's log says why (request {request_id})"
-                self._logger.exception("a bug in %s", method)
+                self._book.logger.exception("a bug in %s", method)
             finally:
-                self._record(method, code, time.perf_counter() - began)
+                self._book.record(method, code, time.perf_counter() - began, request_id)
             # gRPC keeps what `abort` raises, and with it this frame and whatever it was raised in the course of:
             # megabytes of a request would stay until the cyclic garbage collector came by.
             del request
             return await context.abort(code, details, tuple(trailers))
 
         return guarded
-
-    def _record(self, method: str, code: grpc.StatusCode, elapsed_s: float, *, unread: bool = False) -> None:
-        requests, seconds = self._metrics.requests, self._metrics.request_seconds
-        (requests.apart if unread else requests.labels)(method, code.name).inc()
-        (seconds.apart if unread else seconds.labels)(method).observe(elapsed_s)
-        level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
-        self._logger.log(level, "%s %s in %.1f ms", method, code.name, elapsed_s * 1000)
-
-
-def _read(parse: Callable[[bytes], Any], data: bytes) -> Any:
-    """Return a message, or the error that it is none."""
-    try:
-        return parse(data)
-    except MalformedRequestError as error:
-        return error.with_traceback(None)  # which would hold the data
-    except DecodeError:
-        return MalformedRequestError("the request cannot be read; expected a message of the method's type")

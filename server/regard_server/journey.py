@@ -1,14 +1,15 @@
-"""The journey of one picture: read ─→ wait for the device ─→ result.
+"""The journey of a picture that has to wait on its way to the device: read in the pool, or another's answer shared.
 
-What can be read at once needs no task of its own: its entry goes to the batcher with those of its message, and its
-result comes back through a callback; of several pictures that were gathered, perhaps in parts. One that is decoded in
-the pool, or may share another's answer, waits in between, and so is a coroutine.
+    read in the decode pool ─→ wait for the device ─→ result
+    identity ─→ remembered, or on its way to another? ─→ result
+
+It is a task of its own. What needs no such thing goes the straight way (`straight.py`).
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from regard_server.answers import Room
 from regard_server.batcher import Batcher, Outcome
@@ -17,18 +18,14 @@ from regard_server.errors import RegardError
 from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
 from regard_server.reuse import Answer, Reuse, Urgency, content_key
-from regard_server.waiting import Entry
-from regard_server.work import Rows, Work
+from regard_server.straight import Give, enter, to_result, unreadable
 
 # So much is hashed in 0.3 ms; what is larger is not on the event loop.
 _QUICKLY_HASHED_BYTES: Final = 1 << 18
 
-Give = Callable[[int, Result], None]
-"""Takes a result, and of how many pictures that were gathered with these it is not, because they come before them."""
 
-
-class Journey:
-    """Where pictures go; used from the event loop. See `Pipeline` for the arguments."""
+class Journeys:
+    """Where pictures go that have to wait; used from the event loop. See `Pipeline` for the arguments."""
 
     def __init__(
         self,
@@ -45,12 +42,13 @@ class Journey:
         self._clock = clock
         self._reuse = reuse
 
-    def is_short(self, picture: Picture) -> bool:
-        """Tell whether a picture has nothing to wait for but the device."""
-        return picture.quick and self._reuse is None
+    @property
+    def share(self) -> bool:
+        """Whether answers of identical pictures are shared, so that none goes the straight way."""
+        return self._reuse is not None
 
     @property
-    def knows_nothing(self) -> bool:
+    def know_nothing(self) -> bool:
         """Whether no answer is remembered, nor on its way to somebody who may share it."""
         return self._reuse is None or self._reuse.is_empty
 
@@ -73,29 +71,20 @@ class Journey:
         picture: Picture,
         room: Room,
         give: Give,
-    ) -> list[Entry]:
-        """Begin a short journey: read the picture here and now; return its entry, or none if it cannot be read.
+        fail: Callable[[BaseException], None],
+    ) -> "asyncio.Task[None]":
+        """Send a picture on its way, and return its task; `give` gets the result, `fail` a bug."""
 
-        The entry is for the batcher, and takes the room then; `give` gets the result.
-        """
-        began = self._clock()
-        try:
-            pictures = picture.read()
-        except RegardError as error:
-            room.give_back()
-            give(0, self._unreadable(request, error, began))
-            return []
-        decoded = self._clock()
-        decode_s = (decoded - began) / picture.images
-        self._metrics.decode_seconds.labels(request.model.name).observe(decode_s, picture.images)
+        async def travel() -> None:
+            try:
+                give(0, await self._make(request, picture, room))
+            except Exception as error:  # noqa: BLE001 - raised again where the answers are waited for
+                fail(error)
 
-        def answer(outcome: Outcome) -> None:
-            give(outcome.first, self._result(request, outcome, decode_s))
+        return asyncio.get_running_loop().create_task(travel())
 
-        return [_enter(request, pictures, room, decoded, answer)]
-
-    async def make(self, request: Request, picture: Picture, room: Room) -> Result:
-        """Make any journey, from reading to the result, which may be an error of this picture's own."""
+    async def _make(self, request: Request, picture: Picture, room: Room) -> Result:
+        """Make the journey, from reading to the result, which may be an error of this picture's own."""
         try:
             if self._reuse is not None and picture.content is not None:
                 return await self._share(self._reuse, request, picture, room)
@@ -115,15 +104,15 @@ class Journey:
                     picture.read, priority=request.priority, deadline=request.deadline
                 )
         except RegardError as error:
-            return self._unreadable(request, error, began)
+            return unreadable(request, error, began, self._clock())
         decoded = self._clock()
         self._metrics.decode_seconds.labels(request.model.name).observe(decoded - began)
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = _enter(request, pictures, room, decoded, partial(_settle, answered))
+        entry = enter(request, pictures, room, decoded, partial(_settle, answered))
         self._batcher.submit([entry])
         room.taken()
         try:
-            return self._result(request, await answered, decoded - began)
+            return to_result(request, await answered, decoded - began, self._clock())
         except BaseException:
             self._batcher.discard(entry)
             raise
@@ -158,62 +147,6 @@ class Journey:
         if picture.quick:
             return self._clock()
         return self._decoders.ready_at(1, priority=request.priority, deadline=request.deadline)
-
-    def _unreadable(self, request: Request, error: RegardError, began: float) -> Result:
-        now = self._clock()
-        return Result(error, Timings(decode_s=now - began, total_s=now - request.arrived))
-
-    def _result(self, request: Request, outcome: Outcome, decode_s: float) -> Result:
-        timings = Timings(
-            decode_s,
-            outcome.queue_s,
-            outcome.compute_s,
-            self._clock() - request.arrived,
-            outcome.batch_size,
-        )
-        value = outcome.value
-        if isinstance(value, RegardError):
-            return Result(value, timings, outcome.size)
-        if value.broken and outcome.size == 1:
-            return Result(value.broken[0], timings)
-        return Result(value.values, timings, outcome.size, value.broken)
-
-
-def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
-    """Answer the callers of a batch; runs on the event loop."""
-    first = outcomes[0]
-    if first.batch_size:  # it ran, and the others with it
-        model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
-        metrics.batch_size.labels(model).observe(first.batch_size)
-        metrics.compute_seconds.labels(model).observe(first.compute_s)
-        if isinstance(first.value, Rows):
-            values, broken = first.value
-            well = next((place for place in range(first.size) if place not in broken), None) if broken else 0
-            if well is not None:
-                metrics.embeddings.offer(model, values, well)
-        queue_seconds = metrics.queue_seconds.labels(model)
-        for outcome in outcomes:
-            queue_seconds.observe(outcome.queue_s, outcome.size)
-    for outcome in outcomes:
-        # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
-        owner, outcome.entry.owner = outcome.entry.owner, None
-        owner(outcome)
-
-
-def _enter(
-    request: Request, pictures: Sequence[Any], room: Room, now: float, owner: Callable[[Outcome], None]
-) -> Entry:
-    work = Work(pictures, request.outputs)
-    return Entry(
-        room.key,
-        work,
-        owner,
-        request.deadline,
-        request.priority,
-        now,
-        len(pictures),
-        promised=room.owed,
-    )
 
 
 def _urgency(request: Request) -> Urgency:

@@ -183,6 +183,7 @@ class Served:
     queue: Queue
     journal: Journal
     channel: grpc.Channel = None
+    expires_s: float = 1.0  # of requests that are to expire
 
     def await_(self, coroutine):
         """Run a coroutine on the server's loop."""
@@ -220,7 +221,7 @@ class Served:
         late = {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
         came = False
         while not came:
-            call = self.begin(*images, timeout=1.0)
+            call = self.begin(*images, timeout=self.expires_s)
             while not call.done():
                 came = came or reached()
                 time.sleep(POLL_S)

@@ -15,7 +15,8 @@ from encoded import jpeg
 from regard_client import Client
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
-from regard_server import images
+from regard_server import app, images
+from regard_server.servicers.parsing import bounded_parser
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -250,22 +251,26 @@ def test_metadata_beyond_all_measure(shared, pictures):
 
 def test_a_deadline_that_has_passed(serve, pictures, monkeypatch):
     """Nothing is computed for a caller who has stopped waiting by the time that the server looks at his call."""
-    from regard_server.servicers import features  # noqa: PLC0415 - the module that is slowed
+    came, stalling = threading.Event(), threading.Event()
 
+    def stalled_parser(*arguments):
+        parse = bounded_parser(*arguments)
+
+        def stalled(data):
+            if stalling.is_set():
+                came.set()
+                time.sleep(served.expires_s)  # as long as the caller waits, who began before
+            return parse(data)
+
+        return stalled
+
+    monkeypatch.setattr(app, "bounded_parser", stalled_parser)
     served = serve()
-    came, remaining_s = threading.Event(), features._remaining_s
-
-    def stalled(context):
-        came.set()
-        while left_s := remaining_s(context):
-            time.sleep(left_s)
-        return left_s
-
-    with monkeypatch.context() as patch:
-        patch.setattr(features, "_remaining_s", stalled)
-        # Not one without any time: gRPC rounds up to the next millisecond, in which a quick server answers.
-        served.expire(came.is_set, *pictures(1))
-        served.journal.until("Extract DEADLINE_EXCEEDED")
+    stalling.set()
+    # Not one without any time: gRPC rounds up to the next millisecond, in which a quick server answers.
+    served.expire(came.is_set, *pictures(1))
+    served.journal.until("Extract DEADLINE_EXCEEDED")
+    stalling.clear()
     assert served.extract(*pictures(1)).results
     assert served.gate.batches == [1]
     assert served.metric("regard_items_total", model="resnet_tiny", outcome="late")

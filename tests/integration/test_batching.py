@@ -4,6 +4,7 @@ import contextlib
 import math
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -11,9 +12,7 @@ import pytest
 
 from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
-from regard_server import batcher
-from regard_server.servicers import features
-from regard_server.servicers.encode import encode
+from regard_server import app, batcher
 
 
 @pytest.fixture
@@ -181,13 +180,14 @@ def test_what_would_be_refused_in_any_case_is_not_read(served, frontend, swamped
 
 def assert_no_loop_is_woken(front_end, code_of_no_request):
     """Check that a call that comes in a quiet moment is refused by the thread that waited for it."""
-    foresight, threads = front_end._foresight, []
+    board = front_end._board
+    foresight, threads = board._foresight, []
 
     def refuse(*call):
         threads.append(threading.current_thread().name)
         return foresight(*call)
 
-    front_end._foresight = refuse
+    board._foresight = refuse
     while "grpc" not in threads:  # whatever comes before the event loop has settled the last call is its own
         assert code_of_no_request() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -258,13 +258,13 @@ def test_images_that_were_answered_in_time_are_not_lost_with_those_that_were_not
 
 def test_what_is_ready_after_its_deadline_is_late(serve, pictures, reason, monkeypatch):
     """Whoever is answered when he is gone was not served, though all that he asked for was computed."""
+    late = threading.Event()
+    monkeypatch.setattr(
+        app, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 30.0 * late.is_set())
+    )
     served = serve(default_timeout_s=30.0)
-
-    def encode_for_long(*arguments):
-        monkeypatch.setattr(served.server._pipeline, "_clock", lambda: time.monotonic() + 30.0)
-        return encode(*arguments)
-
-    monkeypatch.setattr(features, "encode", encode_for_long)
+    # Called when a batch has come back, before its callers hear of it.
+    monkeypatch.setattr(served.server.metrics.embeddings, "offer", lambda *_: late.set())
     with pytest.raises(grpc.RpcError) as error:
         served.extract(*pictures(2), timeout=None)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -279,13 +279,17 @@ def test_the_answer_about_many_images_leaves_sooner(serve, pictures, monkeypatch
     """Its way takes longer: it is encoded, sent and read."""
     served = serve(default_timeout_s=2.0)
     pipeline = served.server._pipeline
-    extract, limits = pipeline.extract, []
+    limits = []
 
-    def note(request):
-        limits.append(request.deadline - request.arrived)
-        return extract(request)
+    def note(way):
+        def noted(request, *others):
+            limits.append(request.deadline - request.arrived)
+            return way(request, *others)
 
-    monkeypatch.setattr(pipeline, "extract", note)
+        return noted
+
+    for name in ("begin", "extract"):  # by whether the front end needs a coroutine
+        monkeypatch.setattr(pipeline, name, note(getattr(pipeline, name)))
     for count in (1, 100):
         with contextlib.suppress(grpc.RpcError):  # on a slow machine they may be late
             served.extract(*pictures(count), timeout=None)

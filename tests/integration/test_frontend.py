@@ -258,7 +258,7 @@ def test_a_bug_in_the_door_is_unknown_and_the_next_call_is_served(start, fronten
 
     served = start(door=door)
     if frontend == "direct":  # who waits for calls is at the door only where there is foresight
-        served.server._foresight = lambda *_call: None
+        served.server._board._foresight = lambda *_call: None
     while not threads or (frontend == "direct" and "grpc" not in threads):
         failing = True
         assert failure(served.unary("Echo"), b"x").code() is grpc.StatusCode.UNKNOWN

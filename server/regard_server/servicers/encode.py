@@ -24,6 +24,7 @@ from regard_server.request import Request, Result, Timings
 from regard_server.servicers.reply_size import REDUCED_AXES
 from regard_server.servicers.status import to_status
 
+_REQUEST_ID: Final = pb.ExtractResponse.REQUEST_ID_FIELD_NUMBER
 _RESULTS: Final = pb.ExtractResponse.RESULTS_FIELD_NUMBER
 _FEATURES: Final = pb.ExtractResult.FEATURES_FIELD_NUMBER
 _TIMINGS: Final = pb.ExtractResult.TIMINGS_FIELD_NUMBER
@@ -33,8 +34,14 @@ _DATA: Final = pb.Tensor.DATA_FIELD_NUMBER
 _SCALE_BYTES: Final = len(pb.Tensor(scale=1.0).SerializeToString())
 
 
+def head(model: str, fingerprint: str, request_id: str) -> bytes:
+    """Return everything of a reply but the results."""
+    named = request_id.encode()
+    return _head(model, fingerprint) + _opening(_REQUEST_ID, len(named)) + named
+
+
 def encode(
-    head: pb.ExtractResponse, results: Sequence[Result], request: Request, message: pb.ExtractRequest
+    head: bytes, results: Sequence[Result], request: Request, message: pb.ExtractRequest
 ) -> tuple[bytes, int]:
     """Return a reply, and how many bytes of features are in it.
 
@@ -44,7 +51,7 @@ def encode(
         request: what was asked, as the pipeline knows it.
         message: the same as it came, for how outputs are to be encoded.
     """
-    pieces: list[Any] = [head.SerializeToString()]
+    pieces: list[Any] = [head]
     sent = sum([_write(pieces, result, request, message) for result in results])
     return b"".join(pieces), sent
 
@@ -131,6 +138,11 @@ def _encode(
         scaled = [pb.Tensor(scale=scale).SerializeToString() for scale in scales]
         rows = [bytes(row) + scale for row, scale in zip(rows, scaled, strict=True)]
     return opening, rows, data_bytes
+
+
+@lru_cache(maxsize=128)
+def _head(model: str, fingerprint: str) -> bytes:
+    return pb.ExtractResponse(model=model, fingerprint=fingerprint).SerializeToString()
 
 
 @lru_cache(maxsize=1024)

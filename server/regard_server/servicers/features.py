@@ -20,14 +20,14 @@ from regard_server.errors import (
     UnavailableError,
     quote,
 )
+from regard_server.frontend.routes import UnaryCall
 from regard_server.images import JpegReader
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
-from regard_server.servicers.encode import encode
+from regard_server.servicers.extract import Extractor
 from regard_server.servicers.limits import RequestLimits
 from regard_server.servicers.replies import to_error_response, to_model, to_unloaded_model
-from regard_server.servicers.requests import answer_by, to_request
 
 Context = ServicerContext[pb.ExtractRequest, pb.ExtractResponse]
 
@@ -62,28 +62,34 @@ class FeatureServicer(FeatureServiceServicer):
         draining: asyncio.Event,
         clock: Callable[[], float],
         logger: logging.Logger,
-        identify: Callable[[Context], str] = lambda _: "",
+        identify: Callable[[UnaryCall | Context], str] = lambda _: "",
         jpeg_reader: JpegReader | None = None,
         gather: bool = False,
     ) -> None:
-        self._jpeg_reader = jpeg_reader
-        self._gather = gather
+        self._extractor = Extractor(
+            pipeline=pipeline,
+            catalog=catalog,
+            limits=limits,
+            metrics=metrics,
+            default_timeout_s=default_timeout_s,
+            clock=clock,
+            identify=identify,
+            jpeg_reader=jpeg_reader,
+            gather=gather,
+        )
+        self.begin_extract = self._extractor.begin
         self._identify = identify
         self._pipeline = pipeline
         self._catalog = catalog
         self._limits = limits
-        self._metrics = metrics
         self._default_timeout_s = default_timeout_s
         self._stream_window = stream_window
         self._draining = draining
-        self._clock = clock
         self._logger = logger
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> bytes:  # type: ignore[override]
         """Answer one request, with a message that is serialized already; an error of the whole request is raised."""
-        remaining_s = _remaining_s(context)
-        timeout_s = self._default_timeout_s if math.isinf(remaining_s) else remaining_s
-        return await self._extract(request, timeout_s, client=self._identify(context))
+        return await self._extract(request, context.time_remaining(), client=self._identify(context))
 
     async def StreamExtract(  # type: ignore[override]  # the stub knows only generators; gRPC takes both
         self, requests: AsyncIterator[pb.ExtractRequest], context: Context
@@ -149,30 +155,11 @@ class FeatureServicer(FeatureServiceServicer):
             return to_error_response(message, InternalError("internal error; the server's log says why"))
 
     async def _extract(
-        self, message: pb.ExtractRequest, timeout_s: float, *, client: str, patient: bool = False
+        self, message: pb.ExtractRequest, timeout_s: float | None, *, client: str, patient: bool = False
     ) -> bytes:
-        arrived = self._clock()
-        request, fingerprint = to_request(
-            message,
-            self._catalog,
-            self._limits,
-            arrived=arrived,
-            deadline=answer_by(arrived, timeout_s, len(message.images)),
-            patient=patient,
-            client=client,
-            jpeg_reader=self._jpeg_reader,
-            gather=self._gather,
-        )
-        results = await self._pipeline.extract(request)
-        head = pb.ExtractResponse(
-            request_id=message.request_id or current_request_id(),
-            model=request.model.name,
-            fingerprint=fingerprint,
-        )
-        reply, sent = encode(head, results, request, message)
-        self._pipeline.answered(request, results, arrived + timeout_s)
-        self._metrics.sent_bytes.inc(sent)
-        return reply
+        asked = self._extractor.understand(message, timeout_s, client=client, patient=patient)
+        results = await self._pipeline.extract(asked.request)
+        return self._extractor.answer(asked, results, current_request_id())
 
     def _describe(self, name: str) -> pb.Model:
         state = self._catalog.states[name]

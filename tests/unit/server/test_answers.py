@@ -1,11 +1,11 @@
 """One request's results, and the room its pictures were promised."""
 
-import asyncio
 import gc
 import logging
 import weakref
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,91 +26,113 @@ def result(number):
     return Result({"embedding": number}, Timings())
 
 
+def ended(answers):
+    """Return a list that has one item when the waiting is over."""
+    over = []
+    answers.when_over(lambda: over.append(answers))
+    return over
+
+
+def outcomes(answers):
+    return [each.outcome["embedding"] for each in answers.outcome() for _ in range(each.images)]
+
+
 @given(st.permutations(range(5)))
 def test_results_come_in_any_order_and_leave_in_the_pictures_order(order):
     """Whoever waits gets all, each at its picture's place."""
-
-    async def collect():
-        answers = Answers(len(order), asyncio.get_running_loop())
-        waiting = asyncio.create_task(answers.all())
-        for index in order:
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            answers.give(index, result(index))
-        return await waiting
-
-    assert [each.outcome["embedding"] for each in asyncio.run(collect())] == list(range(5))
+    answers = Answers(len(order))
+    over = ended(answers)
+    for index in order:
+        assert not over
+        answers.give(index, result(index))
+    assert len(over) == 1
+    assert outcomes(answers) == list(range(5))
 
 
-async def test_an_error_ends_the_waiting_and_results_that_follow_are_dropped():
+def test_who_asks_when_the_waiting_is_over_is_told_at_once():
+    """A request may have its end before anybody waits for it."""
+    answers = Answers(1)
+    answers.give(0, result(0))
+    assert ended(answers) == [answers]
+
+
+def test_an_error_ends_the_waiting_and_results_that_follow_are_dropped():
     """The first end counts, whatever comes after it."""
-    answers = Answers(1, asyncio.get_running_loop())
-    answers.fail(TimeoutError())
+    answers, first = Answers(1), TimeoutError()
+    over = ended(answers)
+    answers.fail(first)
     answers.give(0, result(0))
     answers.fail(UndecodableImageError("later"))
-    with pytest.raises(TimeoutError):
-        await answers.all()
+    assert len(over) == 1
+    assert answers.outcome() is first
 
 
-async def test_what_is_there_when_time_is_over_is_not_lost_with_what_is_missing():
+def test_what_is_there_when_time_is_over_is_not_lost_with_what_is_missing():
     """Of a request that was met in part, that part is answered, and the rest is late."""
-    answers = Answers(3, asyncio.get_running_loop())
+    answers = Answers(3)
     answers.give(1, result(1))
     answers.expire(lambda _: result("late"))
     assert not answers.complete
-    assert [each.outcome["embedding"] for each in await answers.all()] == ["late", 1, "late"]
+    assert outcomes(answers) == ["late", 1, "late"]
 
 
 @pytest.mark.parametrize("parts", [[(0, 2)], [(1, 1), (4, 2)], [(3, 1)], [(0, 3), (5, 1)]])
-async def test_pictures_that_were_gathered_are_late_together(parts):
+def test_pictures_that_were_gathered_are_late_together(parts):
     """What is missing between the parts that have come is filled, and what comes later changes nothing."""
-    answers = Answers(6, asyncio.get_running_loop())
+    answers = Answers(6)
     there = {place for index, images in parts for place in range(index, index + images)}
     for index, images in parts:
         answers.give(index, Result({"embedding": "there"}, Timings(), images))
     answers.expire(lambda images: Result({"embedding": "late"}, Timings(), images))
     for place in set(range(6)) - there:
         answers.give(place, Result({"embedding": "later"}, Timings()))
-    found = [each.outcome["embedding"] for each in await answers.all() for _ in range(each.images)]
-    assert found == ["there" if place in there else "late" for place in range(6)]
+    assert outcomes(answers) == ["there" if place in there else "late" for place in range(6)]
 
 
 @pytest.mark.parametrize("lost", [(), (1,)])
-async def test_where_nothing_is_there_when_time_is_over_the_request_is_late(lost):
+def test_where_nothing_is_there_when_time_is_over_the_request_is_late(lost):
     """Nobody is served a reply without a single answer."""
-    answers = Answers(2, asyncio.get_running_loop())
+    answers = Answers(2)
     for index in lost:
         answers.lose(index, result("lost"), TimeoutError())
     answers.expire(lambda _: result("late"))
-    with pytest.raises(TimeoutError):
-        await answers.all()
+    assert isinstance(answers.outcome(), TimeoutError)
 
 
-async def test_time_that_is_over_after_the_last_answer_changes_nothing():
+def test_time_that_is_over_after_the_last_answer_changes_nothing():
     """The first end counts."""
-    answers = Answers(1, asyncio.get_running_loop())
+    answers = Answers(1)
     answers.give(0, result(0))
     answers.expire(lambda _: result("late"))
-    assert [each.outcome["embedding"] for each in await answers.all()] == [0]
+    assert outcomes(answers) == [0]
 
 
-async def test_an_error_keeps_nothing_alive_once_it_was_handled():
-    """What a failed request held goes at once, not when the cyclic garbage collector comes by."""
+def test_what_was_taken_is_not_kept():
+    """Neither results nor the frames that an error holds outlive who was given them."""
 
     class Held:
         pass
 
-    async def fail(held):
-        answers = Answers(1, asyncio.get_running_loop())
-        answers.fail(TimeoutError())
-        with pytest.raises(TimeoutError):
-            await answers.all()
-        return weakref.ref(held)
+    def fail(held):
+        answers = Answers(1)
+        try:
+            held.no_such_thing  # noqa: B018 - raises
+        except AttributeError as error:
+            answers.fail(error)
+        answers.outcome()
+        return answers, weakref.ref(held)
 
     gc.disable()
     try:
-        kept = await fail(Held())
-        assert kept() is None
+        kept, held = fail(Held())
+        assert held() is None
+        answers, value = Answers(1), np.zeros(1)
+        answers.give(0, result(value))
+        held = weakref.ref(value)
+        answers.outcome()
+        del value
+        assert held() is None
+        assert kept.complete is False
     finally:
         gc.enable()
 

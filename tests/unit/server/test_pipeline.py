@@ -24,12 +24,12 @@ from regard_server.errors import (
     UndecodableImageError,
 )
 from regard_server.hold import Hold
-from regard_server.journey import settle
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request import Picture, Request
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
+from regard_server.straight import settle
 from regard_server.work import BatchKey, Rows
 
 LARGE = 300_000
@@ -191,7 +191,7 @@ async def test_the_memory_of_a_caller_who_left_is_free_while_others_wait():
     served, reading = Served(), []
     staying = asyncio.create_task(served.ask(None))
     leaving = asyncio.create_task(served.ask(None, reading=reading))
-    await asyncio.sleep(0)
+    await steps()
     assert served.batcher.waiting == 2
     leaving.cancel()
     await asyncio.wait([leaving])

@@ -59,7 +59,7 @@ class Call(Context):
         self._left = True
         # A task that is cancelled before its first step never ends what it should; this one sees for itself. Nobody
         # else cancels it but an event loop that is closed under the server.
-        if self.task and self._running and not self._finished:
+        if self.task and self._running and not self.finished:
             self.task.cancel()
 
     async def _run(self, on_over: Callable[["Call"], None]) -> None:

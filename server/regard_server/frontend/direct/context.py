@@ -25,7 +25,7 @@ class Context(ServicerContext[Any, Any]):
         self._trailing: Metadata = ()
         self._callbacks: list[Callable[[Any], None]] = []
         self._left = False
-        self._finished = False
+        self.finished = False
 
     def invocation_metadata(self) -> Any:
         """Return what the caller sent along."""
@@ -135,7 +135,7 @@ class Context(ServicerContext[Any, Any]):
 
     def done(self) -> bool:
         """Return whether the status was sent."""
-        return self._finished
+        return self.finished
 
     def cancelled(self) -> bool:
         """Return whether the caller left."""
@@ -143,9 +143,9 @@ class Context(ServicerContext[Any, Any]):
 
     def finish(self, response: bytes | None) -> None:
         """Send the last message, if there is one, and the status. The second time, or to nobody, it does nothing."""
-        if self._finished or self._left:
+        if self.finished or self._left:
             return
-        self._finished = True
+        self.finished = True
         code = self._code or grpc.StatusCode.OK
         last = response if code is grpc.StatusCode.OK else None
         try:
@@ -164,7 +164,7 @@ class Context(ServicerContext[Any, Any]):
         Raises:
             asyncio.CancelledError: the caller has left.
         """
-        if self._finished or self._left:
+        if self.finished or self._left:
             raise asyncio.CancelledError
         done: asyncio.Future[Any] = self._loop.create_future()
         begin(partial(_settle, done))

@@ -17,6 +17,7 @@ Taken: TypeAlias = tuple[OnDone, Any]
 Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 
 _NO_FLAGS: Final = 0
+_DONE: Final = cygrpc.CompletionType.operation_complete
 _COMPRESSIONS: Final = {
     grpc.Compression.NoCompression: "identity",
     grpc.Compression.Deflate: "deflate",
@@ -67,7 +68,7 @@ class CoreServer:
     def take(self, *, wait: bool) -> Taken | None:
         """Take one event; None where there is none to take, or if waited for, none any more."""
         event = self._queue.poll() if wait else self._queue.poll(0)
-        if event.completion_type == cygrpc.CompletionType.operation_complete:
+        if event.completion_type == _DONE:
             return event.tag, event
         return None
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from regard_server.frontend.routes import Handler
+from regard_server.frontend.routes import Begin, Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Method:
         replies: "returns" one message, "writes" them to the context, or "yields" them.
         parse: bytes into a message.
         serialize: a message into bytes.
+        begin: answers a call of one message in the behaviour's place, without a coroutine; see `Routes.begun`.
     """
 
     name: str
@@ -27,9 +28,10 @@ class Method:
     replies: Literal["returns", "writes", "yields"]
     parse: Callable[[bytes], Any]
     serialize: Callable[[Any], bytes]
+    begin: Begin | None = None
 
 
-def to_method(name: str, handler: Handler) -> Method:
+def to_method(name: str, handler: Handler, begin: Begin | None = None) -> Method:
     """Look at a handler.
 
     Raises:
@@ -49,6 +51,7 @@ def to_method(name: str, handler: Handler) -> Method:
         replies=replies,
         parse=handler.request_deserializer or _as_it_is,
         serialize=handler.response_serializer or _as_it_is,
+        begin=begin,
     )
 
 

@@ -15,6 +15,7 @@ from regard_proto.v1 import features_pb2 as pb
 from regard_server.errors import NonFiniteOutputError, OutOfMemoryError, UndecodableImageError
 from regard_server.request import Request, Result, Timings
 from regard_server.servicers.encode import encode as encode_reply
+from regard_server.servicers.encode import head
 from regard_server.servicers.status import to_status
 
 VALUES = np.random.default_rng(0).standard_normal(37, np.float32)
@@ -35,8 +36,7 @@ def encode(values, output="embedding", outputs=OUTPUTS, **options):
 def reply(results, names=("embedding",), outputs=OUTPUTS, **options):
     """Encode results, and read the reply as whoever gets it does."""
     request = Request(replace(TINY, outputs=outputs), [], names, arrived=0.0, deadline=1.0, priority=0)
-    head = pb.ExtractResponse(request_id="7", model="tiny", fingerprint="f")
-    encoded, sent = encode_reply(head, results, request, pb.ExtractRequest(**options))
+    encoded, sent = encode_reply(head("tiny", "f", "7"), results, request, pb.ExtractRequest(**options))
     response = pb.ExtractResponse.FromString(encoded)
     assert (response.request_id, response.model, response.fingerprint) == ("7", "tiny", "f")
     outputs = [output for result in response.results for output in result.features.outputs]
@@ -211,3 +211,10 @@ def test_every_row_of_a_batch_gets_its_own_length():
     together = reply([Result({"embedding": rows}, Timings(), 5)], l2_normalize=True)
     alone = [reply([Result({"embedding": row[None]}, Timings())], l2_normalize=True) for row in rows]
     assert list(together.results) == [each.results[0] for each in alone]
+
+
+@given(st.text(max_size=200))
+def test_a_reply_is_named_as_its_request_was(request_id):
+    """Whatever the name is, and however long."""
+    response = pb.ExtractResponse.FromString(head("tiny", "f" * 64, request_id))
+    assert response == pb.ExtractResponse(request_id=request_id, model="tiny", fingerprint="f" * 64)

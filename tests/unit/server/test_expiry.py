@@ -1,0 +1,120 @@
+"""Deadlines, on a loop whose time is set by hand."""
+
+import heapq
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from regard_server.expiry import Expiry
+
+
+class Loop:
+    """Stands for an event loop as far as its clock and its timers go."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.timers = []
+
+    def time(self):
+        return self.now
+
+    def call_at(self, when, callback):
+        heapq.heappush(self.timers, (when, len(self.timers), callback))
+
+    def wait(self, seconds):
+        """Let time pass, and every timer come when it is due."""
+        until = self.now + seconds
+        while self.timers and self.timers[0][0] <= until:
+            self.now, _, callback = heapq.heappop(self.timers)
+            callback()
+        self.now = until
+
+
+class Item:
+    def __init__(self, expiry):
+        self.over = False
+        self.expired = False
+        self._expiry = expiry
+
+    def expire(self):
+        self.expired = True
+        self.end()
+
+    def end(self):
+        self.over = True
+        self._expiry.left()
+
+
+@pytest.fixture
+def loop():
+    return Loop()
+
+
+@pytest.fixture
+def expiry(loop):
+    return Expiry(loop)
+
+
+def test_an_earlier_deadline_comes_before_one_that_was_set_first(loop, expiry):
+    """Each expires at its own time."""
+    late, early = Item(expiry), Item(expiry)
+    expiry.add(2.0, late)
+    expiry.add(1.0, early)
+    loop.wait(1.0)
+    assert (early.expired, late.expired) == (True, False)
+    loop.wait(1.0)
+    assert late.expired
+
+
+def test_one_timer_does_for_many(loop, expiry):
+    """Items with rising deadlines that end in time set no timer but the first one's."""
+    for number in range(1000):
+        item = Item(expiry)
+        expiry.add(60.0 + number, item)
+        item.end()
+    assert len(loop.timers) == 1
+
+
+def test_shells_do_not_pile_up(expiry):
+    """What ended long before its deadline is not kept until then."""
+    for number in range(10_000):
+        item = Item(expiry)
+        expiry.add(60.0 + number, item)
+        item.end()
+    assert len(expiry) < 100
+
+
+class Deadlines(RuleBasedStateMachine):
+    """Whatever is added and ended in whichever order, what is not over expires when its time has come."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = Loop()
+        self.expiry = Expiry(self.loop)
+        self.items = []
+
+    @rule(in_s=st.floats(0.0, 3.0))
+    def add(self, in_s):
+        item = Item(self.expiry)
+        self.items.append((self.loop.now + in_s, item))
+        self.expiry.add(self.loop.now + in_s, item)
+
+    @rule(data=st.data())
+    def end(self, data):
+        live = [item for _, item in self.items if not item.over]
+        if live:
+            data.draw(st.sampled_from(live)).end()
+
+    @rule(seconds=st.floats(0.001, 2.0))
+    def wait(self, seconds):
+        self.loop.wait(seconds)
+
+    @invariant()
+    def none_is_late_and_none_early(self):
+        for deadline, item in self.items:
+            assert item.over or deadline >= self.loop.now or self.loop.timers[0][0] <= self.loop.now
+            assert not item.expired or deadline <= self.loop.now
+
+
+TestDeadlines = Deadlines.TestCase
