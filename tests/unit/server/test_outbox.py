@@ -6,6 +6,7 @@ import pytest
 
 from regard_server.errors import UnavailableError
 from regard_server.outbox import Outbox
+from regard_server.waiting import Entry
 
 
 class Batcher:
@@ -18,12 +19,12 @@ class Batcher:
     def submit(self, entries):
         if self.error:
             raise self.error
-        self.submitted.append(entries)
+        self.submitted.append([entry.payload for entry in entries])
 
 
 class Sender:
-    def __init__(self, *entries):
-        self.entries = list(entries)
+    def __init__(self, *payloads):
+        self.entries = [Entry("key", payload, None, 60.0) for payload in payloads]
         self.over = False
         self.told = []
 
