@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard_models import Preprocessing
+from regard_server.fitting import Pixels
 from regard_server.framing import Turn, frame, turn_of
-from regard_server.images import Pixels
 from regard_server.plain_jpeg import plain_jpeg
 from regard_server.settings import Settings
 

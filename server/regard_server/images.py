@@ -1,25 +1,19 @@
 """Decode: the bytes of a picture become uint8 pixels at the model's input size.
 
     encoded ─→ open (header only) ─→ limits ─→ pixels ─→ upright ─→ RGB ─→ resize ─→ crop ─→ H×W×3 uint8
+                                                  │         └─ `fitting.py`
                                                   └─ of a JPEG: see `jpeg.py`
 
-Conversion rules, for every format: EXIF orientation is applied; grey is repeated over the three channels;
-palettes are looked up; transparency is laid over white; CMYK and other colour spaces go through Pillow's own
-conversion, embedded ICC profiles are not applied; 16-bit samples keep their upper 8 bits, floating-point ones
-have no range to scale by and are refused; of several frames the first counts.
-
-Resizing is Pillow's antialiased filter on 8-bit pixels. Only the part of the picture that the crop keeps is
-resampled, which gives the same pixels and saves the rest.
+EXIF orientation is applied, for every format; of several frames the first counts.
 """
 
 import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from regard_models import Preprocessing
@@ -30,12 +24,11 @@ from regard_server.errors import (
     UndecodableImageError,
     UnknownFormatError,
 )
-from regard_server.framing import AS_IT_IS, Turn, frame, turn_of
+from regard_server.fitting import CHANNELS, Pixels, fit, to_rgb
+from regard_server.framing import turn_of
 from regard_server.jpeg import read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_FILTERS: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-CHANNELS: Final = 3
 # A scan can be a dozen bytes long and costs a pass over the whole picture: 1 MB of them over 49 megapixels keep a
 # decoder busy for five minutes. Encoders write about ten; libtiff draws the same line.
 _MAX_JPEG_SCANS: Final = 100
@@ -43,7 +36,6 @@ _MAX_JPEG_SCANS: Final = 100
 _MAX_RLE_PIXELS: Final = 1_000_000
 _START_OF_SCAN: Final = b"\xff\xda"
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 JpegReader: TypeAlias = Callable[[bytes, Image.Image, Preprocessing], Pixels | None]
 """Reads a JPEG elsewhere, at the model's input size; None where it has to be read here. See `gpu_jpeg.py`."""
 
@@ -85,11 +77,11 @@ def decode(
             if jpeg_reader and (elsewhere := jpeg_reader(data, picture, preprocessing)) is not None:
                 return elsewhere
             if reduced := read_jpeg(data, picture, preprocessing.resize):
-                upright, turn = _to_rgb(_upright(reduced.picture)), turn_of(picture)
+                upright, turn = to_rgb(_upright(reduced.picture)), turn_of(picture)
                 size = picture.size[::-1] if turn.transposed else picture.size
-                return _fit(upright, size, preprocessing, eighths=reduced.eighths, turn=turn)
-            upright = _to_rgb(_upright(picture))
-            return _fit(upright, upright.size, preprocessing)
+                return fit(upright, size, preprocessing, eighths=reduced.eighths, turn=turn)
+            upright = to_rgb(_upright(picture))
+            return fit(upright, upright.size, preprocessing)
     except UnidentifiedImageError as error:
         start = bytes(data[:16])
         if seeming := next((name for name in FORMATS if _seems(name, start)), None):
@@ -134,7 +126,7 @@ def fit_raw(
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
     if fits(height, width, preprocessing):
         return pixels
-    return _fit(Image.fromarray(pixels), (width, height), preprocessing)
+    return fit(Image.fromarray(pixels), (width, height), preprocessing)
 
 
 def _seems(form: str, start: bytes) -> bool:
@@ -175,56 +167,3 @@ def _check_run_lengths(picture: Image.Image) -> None:
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
     return ImageOps.exif_transpose(picture)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if picture.mode == "F":
-        raise UndecodableImageError("the image has floating-point samples; expected 8 or 16 bits a channel")
-    if picture.mode in {"I", "I;16", "I;16L", "I;16B", "I;16N"}:
-        # Pillow clips these to 0…255 instead of scaling; keep the upper 8 of 16 bits.
-        samples: npt.NDArray[Any] = np.asarray(picture)
-        return Image.fromarray((np.clip(samples, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
-    if picture.has_transparency_data:
-        with_alpha = picture.convert("RGBA")
-        white = Image.new("RGBA", with_alpha.size, "white")
-        return Image.alpha_composite(white, with_alpha).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _fit(
-    picture: Image.Image,
-    size: tuple[int, int],
-    preprocessing: Preprocessing,
-    *,
-    eighths: int = 8,
-    turn: Turn = AS_IT_IS,
-) -> Pixels:
-    """Resize so that the shorter side is `resize`, and cut the middle out.
-
-    Args:
-        picture: upright.
-        size: its width and height before it was reduced.
-        preprocessing: of the model.
-        eighths: to how many it was; a side that was rounded up has a last pixel that stands for less than the others.
-        turn: what made it upright; where it was turned over, that pixel is the first.
-    """
-    framed = frame(*size, preprocessing)
-    width, height = size[0] * eighths / 8, size[1] * eighths / 8
-    # The crop's corners in the picture's own pixels; each axis has its own scale after rounding.
-    x_scale, y_scale = width / framed.width, height / framed.height
-    x_first = picture.width - width if turn.mirrored else 0
-    y_first = picture.height - height if turn.upside_down else 0
-    box = (
-        x_first + framed.left * x_scale,
-        y_first + framed.top * y_scale,
-        x_first + (framed.left + preprocessing.width) * x_scale,
-        y_first + (framed.top + preprocessing.height) * y_scale,
-    )
-    resized = picture.resize(
-        (preprocessing.width, preprocessing.height), _FILTERS[preprocessing.interpolation], box=box
-    )
-    return np.asarray(resized)

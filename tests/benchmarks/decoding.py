@@ -22,6 +22,7 @@ from regard_server import images
 from regard_server.engine.mode import EAGER
 from regard_server.engine.streams import HostStreams
 from regard_server.engine.torch_runner import TorchRunner
+from regard_server.fitting import fit
 from regard_server.gpu_jpeg import open_gpu_jpegs
 from regard_server.work import BatchKey
 
@@ -44,7 +45,7 @@ def jpegs(size: tuple[int, int]) -> list[bytes]:
 def by_pillow(data: bytes, preprocessing) -> np.ndarray:
     """Decode and resize the whole picture."""
     with Image.open(io.BytesIO(data)) as picture:
-        return images._fit(picture.convert("RGB"), picture.size, preprocessing)
+        return fit(picture.convert("RGB"), picture.size, preprocessing)
 
 
 def by_server(data: bytes, preprocessing) -> np.ndarray:

@@ -20,7 +20,8 @@ from regard_proto import tensors
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import ServedModel
 from regard_server.errors import EmptyImageError, ImageTooLargeError, InvalidTensorError, NonFiniteTensorError
-from regard_server.images import CHANNELS, JpegReader, decode, fit_raw, fits
+from regard_server.fitting import CHANNELS
+from regard_server.images import JpegReader, decode, fit_raw, fits
 from regard_server.request import Picture
 from regard_server.servicers.limits import RequestLimits
 
