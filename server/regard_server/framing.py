@@ -1,10 +1,13 @@
 """How a picture is turned upright, and what of it the network sees."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from PIL import ExifTags, Image
 
 from regard_models import Preprocessing
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""A part of a picture: left, top, right, bottom. In pixels."""
 
 
 class Turn(NamedTuple):
@@ -13,6 +16,25 @@ class Turn(NamedTuple):
     transposed: bool = False
     upside_down: bool = False
     mirrored: bool = False
+
+    def size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the upright picture's width and height, given those that it is stored with."""
+        return size[::-1] if self.transposed else size
+
+    def sideways(self) -> "Turn":
+        """Return what makes a picture upright and then lets its axes change places."""
+        return Turn(not self.transposed, upside_down=self.mirrored, mirrored=self.upside_down)
+
+    def part(self, stored: Image.Image, box: Box) -> Image.Image:
+        """Return what is in a box of the upright picture, upright."""
+        width, height = self.size(stored.size)
+        left, top, right, bottom = box
+        if self.mirrored:
+            left, right = width - right, width - left
+        if self.upside_down:
+            top, bottom = height - bottom, height - top
+        part = stored.crop((top, left, bottom, right) if self.transposed else (left, top, right, bottom))
+        return part if self == AS_IT_IS else part.transpose(_TRANSPOSITIONS[self])
 
 
 AS_IT_IS = Turn()
@@ -24,6 +46,15 @@ _TURNS = {
     6: Turn(transposed=True, mirrored=True),
     7: Turn(transposed=True, upside_down=True, mirrored=True),
     8: Turn(transposed=True, upside_down=True),
+}
+_TRANSPOSITIONS = {
+    _TURNS[2]: Image.Transpose.FLIP_LEFT_RIGHT,
+    _TURNS[3]: Image.Transpose.ROTATE_180,
+    _TURNS[4]: Image.Transpose.FLIP_TOP_BOTTOM,
+    _TURNS[5]: Image.Transpose.TRANSPOSE,
+    _TURNS[6]: Image.Transpose.ROTATE_270,
+    _TURNS[7]: Image.Transpose.TRANSVERSE,
+    _TURNS[8]: Image.Transpose.ROTATE_90,
 }
 
 
@@ -42,6 +73,11 @@ def turn_of(picture: Image.Image) -> Turn:
         return AS_IT_IS
     exif = Image.Exif()
     exif.load(picture.info["exif"])
+    return turn_by(exif)
+
+
+def turn_by(exif: Image.Exif) -> Turn:
+    """Return what makes a picture upright, by the orientation that these data say."""
     return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1), AS_IT_IS)
 
 

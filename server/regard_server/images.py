@@ -1,7 +1,7 @@
 """Decode: the bytes of a picture become uint8 pixels at the model's input size.
 
     encoded ─→ open (header only) ─→ limits ─→ pixels ─→ upright ─→ RGB ─→ resize ─→ crop ─→ H×W×3 uint8
-                                                  │         └─ `fitting.py`
+                                                  │         └─ see `fitting.py`
                                                   └─ of a JPEG: see `jpeg.py`
 
 EXIF orientation is applied, for every format; of several frames the first counts.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from regard_models import Preprocessing
 from regard_server.errors import (
@@ -24,8 +24,8 @@ from regard_server.errors import (
     UndecodableImageError,
     UnknownFormatError,
 )
-from regard_server.fitting import CHANNELS, Pixels, fit, to_rgb
-from regard_server.framing import turn_of
+from regard_server.fitting import CHANNELS, Pixels, fit
+from regard_server.framing import turn_by, turn_of
 from regard_server.jpeg import read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -77,11 +77,15 @@ def decode(
             if jpeg_reader and (elsewhere := jpeg_reader(data, picture, preprocessing)) is not None:
                 return elsewhere
             if reduced := read_jpeg(data, picture, preprocessing.resize):
-                upright, turn = to_rgb(_upright(reduced.picture)), turn_of(picture)
-                size = picture.size[::-1] if turn.transposed else picture.size
-                return fit(upright, size, preprocessing, eighths=reduced.eighths, turn=turn)
-            upright = to_rgb(_upright(picture))
-            return fit(upright, upright.size, preprocessing)
+                return fit(
+                    reduced.picture,
+                    preprocessing,
+                    turn=turn_of(picture),
+                    whole_size=picture.size,
+                    eighths=reduced.eighths,
+                )
+            picture.load()
+            return fit(picture, preprocessing, turn=turn_by(picture.getexif()))
     except UnidentifiedImageError as error:
         start = bytes(data[:16])
         if seeming := next((name for name in FORMATS if _seems(name, start)), None):
@@ -126,7 +130,7 @@ def fit_raw(
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
     if fits(height, width, preprocessing):
         return pixels
-    return fit(Image.fromarray(pixels), (width, height), preprocessing)
+    return fit(Image.fromarray(pixels), preprocessing)
 
 
 def _seems(form: str, start: bytes) -> bool:
@@ -162,8 +166,3 @@ def _check_run_lengths(picture: Image.Image) -> None:
             f"the BMP is run-length encoded and has {picture.width}×{picture.height} pixels; at most "
             f"{_MAX_RLE_PIXELS} are read of such a file"
         )
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()
-    return ImageOps.exif_transpose(picture)

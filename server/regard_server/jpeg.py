@@ -32,7 +32,7 @@ _DAMAGE = (
 
 
 class Reduced(NamedTuple):
-    """A JPEG's pixels, and at how many eighths of its size they are; 8: whole."""
+    """A JPEG's pixels as they are stored, and at how many eighths of its size they are; 8: whole."""
 
     picture: Image.Image
     eighths: int
@@ -64,6 +64,4 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
     if opened.mode not in {"RGB", "L"}:
         return None  # colours as Pillow has them; this was to see whether the picture is whole
     picture = Image.fromarray(pixels)
-    if "exif" in opened.info:
-        picture.info["exif"] = opened.info["exif"]  # the orientation is in it
     return Reduced(picture, 8 * picture.width // opened.width)

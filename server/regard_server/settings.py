@@ -195,8 +195,8 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(ge=1)] = Field(20 * MIB, description="Bytes of one image, at most.")
     max_image_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)] = Field(
         50_000_000,
-        description="Height × width of one image, at most; read before decoding. To decode it takes 8 bytes a pixel, "
-        "24 where it is transparent: 1.2 GB of the largest, for each of decode_threads.",
+        description="Height × width of one image, at most; read before decoding. To decode it takes 4 bytes a pixel, "
+        "up to 12 of some files, 16 of a WebP: 0.8 GB of the largest, for each of decode_threads.",
     )
     max_tensor_side: Annotated[int, Field(ge=1)] = Field(
         512, description="Rows and columns of a ready float tensor, at most."

@@ -45,7 +45,7 @@ def jpegs(size: tuple[int, int]) -> list[bytes]:
 def by_pillow(data: bytes, preprocessing) -> np.ndarray:
     """Decode and resize the whole picture."""
     with Image.open(io.BytesIO(data)) as picture:
-        return fit(picture.convert("RGB"), picture.size, preprocessing)
+        return fit(picture.convert("RGB"), preprocessing)
 
 
 def by_server(data: bytes, preprocessing) -> np.ndarray:
