@@ -58,7 +58,10 @@ class Reading:
 class Served:
     """A pipeline whose device comes when it is told to, if at all."""
 
+    way = "_extract"
+
     def __init__(self, reuse=None):
+        self._way = getattr(self, Served.way)
         clock = asyncio.get_running_loop().time
         self.clock = clock
         self.metrics = metrics = Metrics(
@@ -114,7 +117,43 @@ class Served:
         request = Request(
             TINY, pictures, ("embedding",), arrived=now, deadline=now + timeout_s, priority=priority
         )
-        return [isinstance(each.outcome, RegardError) for each in await self._pipeline.extract(request)]
+        del pictures
+        asked, request = request, None  # nothing is to be kept alive here
+        return [isinstance(each.outcome, RegardError) for each in await self._way(asked)]
+
+    async def _extract(self, request):
+        return await self._pipeline.extract(request)
+
+    async def _begin(self, request):
+        """Ask without a coroutine of the pipeline's, and wait for the end as a caller who may leave."""
+        over, told = asyncio.Event(), []
+
+        def done(outcome):
+            told.append(outcome)
+            over.set()
+
+        leave = self._pipeline.begin(request, done)
+        del request
+        try:
+            await over.wait()
+        except asyncio.CancelledError:
+            leave()
+            await over.wait()
+            assert isinstance(told.pop(), asyncio.CancelledError)
+            raise
+        outcome = told.pop()
+        if isinstance(outcome, BaseException):
+            try:
+                raise outcome
+            finally:
+                del leave, outcome  # its frames hold this one
+        return outcome
+
+
+@pytest.fixture(autouse=True, params=["_extract", "_begin"])
+def way(request, monkeypatch):
+    """Ask with a coroutine, and without."""
+    monkeypatch.setattr(Served, "way", request.param)
 
 
 @pytest.fixture
@@ -174,8 +213,7 @@ async def test_the_memory_of_a_request_that_nobody_serves_is_free_at_once(reuse)
     """An error of the whole request holds none of it, and ends it for all its pictures."""
     served, reading = Served(None if reuse is None else Reuse(reuse)), []
     asking = asyncio.create_task(served.ask(None, None, reading=reading))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await steps()
     assert served.batcher.waiting
     served.batcher.abandon()
     with pytest.raises(UnavailableError):
