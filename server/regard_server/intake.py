@@ -5,7 +5,6 @@ Nothing here waits; a request that may, for room or for another's answer, comes 
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import compress
 from typing import Final, TypeAlias
 
 from regard_server.admission import Admission, Claim
@@ -15,7 +14,7 @@ from regard_server.decoding import DecodePool
 from regard_server.errors import DeadlineExpiredError, InvalidImageError, NonFiniteOutputError, RegardError
 from regard_server.in_flight import TOO_LATE, WHOLE_REQUEST, InFlight, Ways
 from regard_server.metrics import Metrics
-from regard_server.request import Picture, Request, Result
+from regard_server.request import Request, Result
 from regard_server.work import BatchKey, CostClass
 
 Outcome: TypeAlias = "Sequence[Result] | BaseException"
@@ -85,27 +84,28 @@ class Intake:
         name, cost = request.model.name, _cost_class(request)
         # One network gives all vectors of tensors.
         of_tensors: CostClass = "pooled" if cost == "exact" else cost
-        pictures = request.pictures
-        keys = [
-            BatchKey(name, each.form, each.height, each.width, cost if each.form == "pixels" else of_tensors)
-            for each in pictures
-        ]
-        if new is None:
-            self._promise(request, pictures, keys)
-            new = [True] * len(keys)
-        else:
-            self._promise(request, [*compress(pictures, new)], [*compress(keys, new)])
-        return [
-            Room(
+        rooms: list[Room] = []
+        counts: dict[BatchKey, int] = {}
+        slow = 0
+        for place, picture in enumerate(request.pictures):
+            form = picture.form
+            key = BatchKey(
+                name, form, picture.height, picture.width, cost if form == "pixels" else of_tensors
+            )
+            room = Room(
                 key,
                 self._batcher,
                 deadline=request.deadline,
                 priority=request.priority,
                 count=picture.images,
-                owed=owed,
+                owed=new is None or new[place],
             )
-            for key, picture, owed in zip(keys, pictures, new, strict=True)
-        ]
+            rooms.append(room)
+            if room.owed:
+                counts[key] = counts.get(key, 0) + picture.images
+                slow += not picture.quick
+        self._promise(request, counts, slow)
+        return rooms
 
     def send(
         self, request: Request, claim: Claim, rooms: Sequence[Room], done: Callable[[Outcome], None]
@@ -149,15 +149,11 @@ class Intake:
             outcome = "cancelled"
         self._metrics.items.labels(request.model.name, outcome).inc(request.images)
 
-    def _promise(self, request: Request, pictures: Sequence[Picture], keys: Sequence[BatchKey]) -> None:
-        """Reserve room for pictures, for all or none."""
-        slow = sum([not picture.quick for picture in pictures])
+    def _promise(self, request: Request, counts: dict[BatchKey, int], slow: int) -> None:
+        """Reserve room for so many images of each kind, for all or none; `slow` pictures are to be read before."""
         ready = request.arrived
         if slow:
             ready = self._decoders.ready_at(slow, priority=request.priority, deadline=request.deadline)
-        counts: dict[BatchKey, int] = {}
-        for key, picture in zip(keys, pictures, strict=True):
-            counts[key] = counts.get(key, 0) + picture.images
         promised: list[tuple[BatchKey, int]] = []
         try:
             for key, count in counts.items():

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -20,6 +20,8 @@ from regard_server.frontend.routes import Begin, UnaryCall
 from regard_server.metrics import Metrics
 from regard_server.request_id import METADATA_KEY, name_of, under
 from regard_server.servicers.status import to_trailers
+
+_OK: Final = grpc.StatusCode.OK
 
 Trailers: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 
@@ -42,13 +44,13 @@ class CallBook:
     ) -> None:
         """Take down how a call ended; of one that was refused `unread`, by whoever takes calls."""
         requests, seconds = self._requests, self._seconds
-        (requests.apart if unread else requests.labels)(method, code.name).inc()
+        level, name = (logging.DEBUG, "OK") if code is _OK else (logging.INFO, code.name)
+        (requests.apart if unread else requests.labels)(method, name).inc()
         (seconds.apart if unread else seconds.labels)(method).observe(elapsed_s)
-        level = logging.DEBUG if code is grpc.StatusCode.OK else logging.INFO
         if self.logger.isEnabledFor(level):
             under(
                 request_id,
-                partial(self.logger.log, level, "%s %s in %.1f ms", method, code.name, elapsed_s * 1000),
+                partial(self.logger.log, level, "%s %s in %.1f ms", method, name, elapsed_s * 1000),
             )
 
 
@@ -71,8 +73,8 @@ class Reply:
         except Exception as error:  # noqa: BLE001 - a bug among them, which `fail` tells of
             self.fail(error)
             return
-        self._record(grpc.StatusCode.OK)
-        self._call.finish(message, grpc.StatusCode.OK, "", ((METADATA_KEY, self.request_id),))
+        self._record(_OK)
+        self._call.finish(message, _OK, "", ((METADATA_KEY, self.request_id),))
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error; without details where it is a bug, which is logged. Who has left is sent nothing."""

@@ -74,7 +74,8 @@ def to_request(
             f"the request holds more than {limits.max_images} images, which is the limit. "
             "Send several requests, or use StreamExtract"
         )
-    outputs = tuple(dict.fromkeys(message.outputs)) or _DEFAULT_OUTPUTS
+    named = message.outputs
+    outputs = tuple(dict.fromkeys(named)) if named else _DEFAULT_OUTPUTS
     model.check_outputs(outputs)
     pictures = to_pictures(images, model, limits, jpeg_reader, gather=gather)
     # Tensors beyond the limit are refused one by one.

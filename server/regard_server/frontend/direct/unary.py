@@ -7,13 +7,16 @@ left ────────────────────↯ leave()
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
 from regard_server.frontend.direct.core import CallOverError, message
 from regard_server.frontend.direct.core import Metadata as CoreMetadata
 from regard_server.frontend.routes import Begin, Metadata
+
+
+_OK: Final = grpc.StatusCode.OK
 
 
 class _Core(Protocol):
@@ -76,8 +79,12 @@ class UnaryCall:
         data = message(event)
         if data is None:
             self.finish(None, grpc.StatusCode.INTERNAL, "the call ended without a request", ())
-        else:
+            return
+        try:
             self._begin(data, self)
+        except Exception:
+            self._logger.exception("a bug in what begins calls")
+            self.finish(None, grpc.StatusCode.UNKNOWN, "internal error; the server's log says why", ())
 
     def leave(self) -> None:
         """The caller has left: nobody is to be answered."""
@@ -93,6 +100,7 @@ class UnaryCall:
         self.finished = True
         self._leave = None
         try:
-            self._core.finish(message, code.value[0], details, tuple(trailing))
+            number = 0 if code is _OK else code.value[0]
+            self._core.finish(message, number, details, tuple(trailing))
         except CallOverError:
             self._left = True

@@ -102,3 +102,14 @@ def test_an_answer_to_a_call_that_the_core_has_given_up_is_dropped(core, make):
     core.over = True
     make(lambda message, call: call.finish(message, OK, "", ())).take(Event(b"message"))
     assert core.sent == []
+
+
+def test_a_bug_in_what_begins_calls_is_logged_and_ends_the_call(core, make, caplog):
+    """Nobody waits for his deadline because of it."""
+
+    def fail(_message, _call):
+        raise ZeroDivisionError
+
+    make(fail).take(Event(b"message"))
+    assert core.sent == [(None, grpc.StatusCode.UNKNOWN.value[0])]
+    assert "ZeroDivisionError" in caplog.text
