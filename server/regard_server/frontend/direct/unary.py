@@ -15,7 +15,6 @@ from regard_server.frontend.direct.core import CallOverError, message
 from regard_server.frontend.direct.core import Metadata as CoreMetadata
 from regard_server.frontend.routes import Begin, Metadata
 
-
 _OK: Final = grpc.StatusCode.OK
 
 
