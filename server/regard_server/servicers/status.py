@@ -1,6 +1,7 @@
 """Errors as `google.rpc.Status`: the code, the message, ErrorInfo and, where a retry makes sense, RetryInfo."""
 
 import math
+from functools import lru_cache
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -20,24 +21,55 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 def to_status(error: RegardError, request_id: str = "") -> Status:
     """Return the status of one image or of a whole call."""
-    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if error.retry_after_s is not None:
-        delay = Duration()
-        delay.FromNanoseconds(round(error.retry_after_s * 1e9))
-        details.append(RetryInfo(retry_delay=delay))
-    if request_id:
-        details.append(RequestInfo(request_id=request_id))
-    return Status(code=error.code.value[0], message=error.message, details=[_pack(each) for each in details])
+    return Status.FromString(_serialized(error, request_id))
 
 
 def to_trailers(error: RegardError, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Return the trailing metadata that goes with a call's status."""
-    trailers: list[tuple[str, str | bytes]] = [
-        (DETAILS_KEY, to_status(error, request_id).SerializeToString()),
-    ]
+    details: tuple[str, bytes] = (DETAILS_KEY, _serialized(error, request_id))
+    if error.retry_after_s is None:
+        return (details,)
+    return details, (PUSHBACK_KEY, str(max(_LEAST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000))))
+
+
+def _serialized(error: RegardError, request_id: str) -> bytes:
+    """Write a status. Under overload one is sent to most callers, so details are written once for all like them.
+
+    Messages that stand one after another are their union, and repeated fields are joined:
+    https://protobuf.dev/programming-guides/encoding/#last-one-wins
+    """
+    written: bytes = Status(code=error.code.value[0], message=error.message).SerializeToString()
+    written += _reason(error.reason)
     if error.retry_after_s is not None:
-        trailers.append((PUSHBACK_KEY, str(max(_LEAST_PUSHBACK_MS, math.ceil(error.retry_after_s * 1000)))))
-    return tuple(trailers)
+        written += _retry(math.ceil(error.retry_after_s * 1000))
+    if request_id:
+        name = request_id.encode()
+        written += _before_name(len(name)) + name
+    return written
+
+
+@lru_cache(maxsize=64)
+def _reason(reason: str) -> bytes:
+    return _detail(ErrorInfo(reason=reason, domain=DOMAIN))
+
+
+@lru_cache(maxsize=1024)
+def _retry(after_ms: int) -> bytes:
+    delay = Duration()
+    delay.FromMilliseconds(after_ms)
+    return _detail(RetryInfo(retry_delay=delay))
+
+
+@lru_cache(maxsize=256)
+def _before_name(length: int) -> bytes:
+    """Return the detail that names a request, up to the name, which is its end."""
+    return _detail(RequestInfo(request_id="x" * length))[:-length]
+
+
+def _detail(message: Message) -> bytes:
+    """Return a status that has nothing but this detail."""
+    written: bytes = Status(details=[_pack(message)]).SerializeToString()
+    return written
 
 
 def _pack(message: Message) -> Any:

@@ -1,9 +1,13 @@
 """Errors as `google.rpc.Status`."""
 
+import math
+
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regard_server import errors
 from regard_server.servicers.status import to_status, to_trailers
@@ -58,3 +62,15 @@ def test_trailers_carry_the_status_in_full_and_the_requests_name():
     assert (status.code, status.message) == (3, "none")
     assert details(status)[RequestInfo].request_id == "abc"
     assert "grpc-retry-pushback-ms" not in trailers
+
+
+@given(st.text(), st.floats(0.0, 1e6), st.text(max_size=300))
+def test_a_status_is_what_was_put_into_it(message, retry_after_s, request_id):
+    """Whatever the texts are, and to the millisecond that it is worth waiting for."""
+    error = errors.OverloadedError(message, retry_after_s=retry_after_s)
+    status = to_status(error, request_id)
+    assert (status.code, status.message) == (8, message)
+    found = details(status)
+    assert found[ErrorInfo].reason == "OVERLOADED"
+    assert found[RetryInfo].retry_delay.ToMilliseconds() == math.ceil(retry_after_s * 1000)
+    assert found.get(RequestInfo, RequestInfo()).request_id == request_id
