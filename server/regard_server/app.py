@@ -24,6 +24,7 @@ from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_serv
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
 from regard_server.build import this_build
+from regard_server.call_book import CallBook
 from regard_server.capacity import BatchCapacity
 from regard_server.catalog import Catalog, ModelState, ServedModel
 from regard_server.cores import usable_cores
@@ -46,7 +47,7 @@ from regard_server.metrics import Metrics
 from regard_server.observe import ObservationPort
 from regard_server.page import Page, has_form, make_page
 from regard_server.pipeline import Pipeline
-from regard_server.reply import CallBook, guarded
+from regard_server.reply import guarded
 from regard_server.reuse import Reuse
 from regard_server.scheduler import Scheduler
 from regard_server.security.callers import caller_of

@@ -11,9 +11,10 @@ from typing import Any, cast
 import grpc
 from grpc.aio import ServicerContext
 
+from regard_server.call_book import CallBook
 from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Handler, Metadata, Refusal
-from regard_server.reply import CallBook, read
+from regard_server.reply import read
 from regard_server.request_id import METADATA_KEY, begin_request, name_of
 from regard_server.servicers.status import to_trailers
 

@@ -6,7 +6,6 @@ It does for those what `interceptors.py` does for coroutines.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,43 +14,15 @@ from typing import Any, Final, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
+from regard_server.call_book import CallBook
 from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Begin, UnaryCall
-from regard_server.metrics import Metrics
 from regard_server.request_id import METADATA_KEY, name_of, under
 from regard_server.servicers.status import to_trailers
 
 _OK: Final = grpc.StatusCode.OK
 
 Trailers: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
-
-
-class CallBook:
-    """Takes down every call: requests by method and code, their duration, and a line in the log.
-
-    Args:
-        metrics: where they are counted.
-        logger: failures are logged as info, the rest as debug.
-    """
-
-    def __init__(self, metrics: Metrics, logger: logging.Logger) -> None:
-        self._requests = metrics.requests
-        self._seconds = metrics.request_seconds
-        self.logger = logger
-
-    def record(
-        self, method: str, code: grpc.StatusCode, elapsed_s: float, request_id: str, *, unread: bool = False
-    ) -> None:
-        """Take down how a call ended; of one that was refused `unread`, by whoever takes calls."""
-        requests, seconds = self._requests, self._seconds
-        level, name = (logging.DEBUG, "OK") if code is _OK else (logging.INFO, code.name)
-        (requests.apart if unread else requests.labels)(method, name).inc()
-        (seconds.apart if unread else seconds.labels)(method).observe(elapsed_s)
-        if self.logger.isEnabledFor(level):
-            under(
-                request_id,
-                partial(self.logger.log, level, "%s %s in %.1f ms", method, name, elapsed_s * 1000),
-            )
 
 
 class Reply:

@@ -9,10 +9,11 @@ import grpc
 import pytest
 from google.protobuf.message import DecodeError
 
+from regard_server.call_book import CallBook
 from regard_server.embeddings import EmbeddingHealth
 from regard_server.errors import MalformedRequestError, OverloadedError
 from regard_server.metrics import Metrics
-from regard_server.reply import CallBook, guarded
+from regard_server.reply import guarded
 from regard_server.request_id import METADATA_KEY, current_request_id
 
 LOGGER = logging.getLogger("test.reply")
