@@ -97,8 +97,9 @@ class Forecast:
             urgent, urgent_s, lesser_s = self._beside(key, priority)
         given_s = deadline - now
         left = 1.0
-        if self._overtaking.uneven:
-            left -= self._overtaking.share(priority, given_s, now)
+        overtaking = self._overtaking
+        if priority > overtaking.first or given_s >= overtaking.first_s:
+            left -= overtaking.share(priority, given_s, now)
 
         most = self._max_batch(key)
         of_kind, beside_s = urgent + count, urgent_s

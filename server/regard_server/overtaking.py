@@ -9,6 +9,7 @@ by class, and by the time that callers gave, in powers of two; those who gave ab
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -32,11 +33,13 @@ class Overtaking:
     """Shares of the devices' time by group. Seconds on the scheduler's clock; not thread-safe.
 
     Attributes:
-        uneven: whether there was more than one group lately; else nobody overtakes anybody.
+        first: the most urgent class that had any lately.
+        first_s: nobody overtakes whoever is of that class and gives less time than this.
     """
 
     def __init__(self) -> None:
-        self.uneven = False
+        self.first = sys.maxsize
+        self.first_s = math.inf
         self._shares: dict[Group, float] = {}
         self._told = -math.inf
 
@@ -50,7 +53,8 @@ class Overtaking:
             group = _group(entry)
             shares[group] = shares.get(group, 0.0) + each * entry.size
         self._shares = shares
-        self.uneven = len(shares) > 1
+        self.first, power = min(shares)
+        self.first_s = math.ldexp(1.0, power + _SHORTER - 1)
 
     def share(self, priority: int, given_s: float, now: float) -> float:
         """Return which share goes to those who overtake somebody of a class who gives so much time."""

@@ -24,7 +24,7 @@ def test_whoever_is_due_between_two_others_may_have_given_less():
     overtaking = Overtaking()
     batch = [entry(60.0), entry(1.0, arrived=59.5), entry(60.0, arrived=1.0)]
     overtaking.served(batch, 3.0, 60.0)
-    assert overtaking.uneven
+    assert (overtaking.first, overtaking.first_s) == (0, 4.0)
     assert overtaking.share(0, 60.0, 60.0) == pytest.approx(BURSTS * 1.0 / 5.0)
 
 
@@ -32,8 +32,16 @@ def test_those_who_gave_about_as_much_do_not_overtake_each_other():
     """Nobody keeps room for his like, and so nobody for anybody where all are alike."""
     overtaking = Overtaking()
     overtaking.served([entry(60.0), entry(50.0)], 3.0, 0.0)
-    assert not overtaking.uneven
     assert overtaking.share(0, 60.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("given_s", [0.3, 0.5, 0.9, 1.0, 1.9, 2.0, 3.9, 4.0, 60.0])
+def test_it_is_known_at_once_whom_nobody_overtakes(given_s):
+    """Whoever is of the first class and gives less than `first_s` need not ask for a share: it would be none."""
+    overtaking = Overtaking()
+    overtaking.served([entry(0.9), entry(60.0), entry(0.1, priority=1)], 3.0, 0.0)
+    assert overtaking.first == 0
+    assert (given_s >= overtaking.first_s) == (overtaking.share(0, given_s, 0.0) > 0)
 
 
 def test_what_was_long_ago_is_forgotten_and_nobody_is_left_nothing():

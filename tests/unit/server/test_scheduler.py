@@ -380,6 +380,21 @@ def test_whoever_is_overtaken_is_promised_what_is_left(urgent):
     assert 61.0 / (1 - 0.4) < late_s + 64.0 < 61.0 / (1 - 0.7)
 
 
+@pytest.mark.parametrize("priority", [0, 1])
+def test_the_first_who_is_overtaken_is_told(priority):
+    """Where all were alike so far, whoever gives more, or is of a lesser class, waits for them all the same."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    for second in range(41):
+        now = float(second)
+        added = entry(now + 3.0)
+        added.arrived = now
+        scheduler.add(added, now)
+        if second < 40:
+            scheduler.finished(scheduler.decide(now), now + 1.0)
+    late_s = scheduler.reserve("small", 1, ready=40.0, deadline=50.0, now=40.0, priority=priority)
+    assert late_s > 10.0  # a tenth is left to him
+
+
 def test_those_who_overtook_and_went_away_are_waited_for_no_longer():
     """A device that was idle for a minute is all there for whoever comes then, whoever had it before."""
     scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
