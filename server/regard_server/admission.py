@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from regard_server.errors import OverloadedError
-from regard_server.forecast import FAIR_SHARE
 from regard_server.line import Line
+from regard_server.turns import FAIR_SHARE
 
 # Long enough that a refused caller does not come straight back, short beside any useful deadline.
 RETRY_AFTER_S = 0.1

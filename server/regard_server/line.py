@@ -4,8 +4,8 @@
     leave ─→ gone at once, with what it holds                         the first of the least urgent class
 
 A list in order: to find a place in it takes some comparisons, and to make or close a gap is to move pointers, 8 KB of
-a thousand, which costs less than a heap's shells would. Every tenth turn goes the other way round, as every tenth batch
-does, so that nobody starves however many are urgent.
+a thousand, which costs less than a heap's shells would. Every tenth turn goes the other way round, as a tenth of a
+device's time does, so that nobody starves however many are urgent.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Generic, TypeVar
 
-from regard_server.forecast import FAIR_SHARE
+from regard_server.turns import FAIR_SHARE
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ a kind can ride together. A bucket is a heap: priority class first, then the ear
   not allowed to shrink everybody's.
 - Admission asks the same cost model: whoever would finish late is refused before anything is spent on him, see
   `forecast.py`.
-- Every tenth batch goes to the least urgent class that waits, so that nobody starves however many are urgent.
+- A tenth of the time is the least urgent class's, so that nobody starves however many are urgent, see `turns.py`.
 """
 
 import itertools
@@ -23,8 +23,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from regard_server.cost import CostModel
-from regard_server.forecast import FAIR_SHARE, Forecast
+from regard_server.forecast import Forecast
 from regard_server.hold import Hold
+from regard_server.turns import Turns
 from regard_server.waiting import Entry, Queue
 
 # A batch that costs so many times more an item than a full one wastes the device. It is allowed for a deadline's sake
@@ -72,12 +73,13 @@ class Scheduler:
         self._devices = devices
         self._everybody = Queue()
         self._buckets: dict[Hashable, Queue] = {}
-        self._forecast = Forecast(max_batch, costs, devices)  # of who waits, and who was promised room
+        self._turns = Turns()
+        # Of who waits, and who was promised room.
+        self._forecast = Forecast(max_batch, costs, devices, self._turns)
         self._running: dict[int, float] = {}  # id of a batch: when it should finish
         self._freed: dict[int, float] = {}  # number of a device: when its last batch finished
         self.busy_s: dict[int, float] = {}  # number of a device: how long batches have run on it
         self._numbers = itertools.count()
-        self._batches = 0
         self._patience = _MOST_PATIENCE
 
     def __len__(self) -> int:
@@ -106,7 +108,6 @@ class Scheduler:
             priority=priority,
             now=now,
             free=self._free_at(now),
-            batches=self._batches,
         )
         # Alone in the server one may always try: an estimate that has become too high mends itself only so.
         if late_s > 0 and (self._running or self._forecast):
@@ -116,7 +117,7 @@ class Scheduler:
 
     def foresee(self, deadline: float, now: float) -> float:
         """Return how late one more image would be at least, of whichever kind that others wait in; 0 if in time."""
-        return self._forecast.foresee(deadline, now, free=self._free_at(now), batches=self._batches)
+        return self._forecast.foresee(deadline, now, free=self._free_at(now))
 
     def release(self, key: Hashable, count: int = 1, *, deadline: float, priority: int = 0) -> None:
         """Take a promise back: the images will not be added."""
@@ -156,9 +157,11 @@ class Scheduler:
             device: its number.
             flush: whether to go without holding, because nobody else will come.
         """
-        first = self._most_urgent()
-        if first is None:
+        heads = self._heads()
+        if not heads:
             return None
+        contrary = len(heads) > 1 and self._turns.is_due(heads[-1].priority, self._full_s(heads))
+        first = heads[-1 if contrary else 0]
         key = first.key
         bucket = self._buckets[key]
         if bucket.since is None:
@@ -170,7 +173,7 @@ class Scheduler:
             )
             if until > now:
                 return Wait(until)
-        return self._form(key, bucket, now, device)
+        return self._form(key, bucket, now, device, contrary=contrary)
 
     def finished(self, batch: Batch, now: float) -> None:
         """Learn what a batch cost, and that its device is free."""
@@ -189,23 +192,24 @@ class Scheduler:
         self._costs.observe(key, size, seconds)
         self._forecast.forget(key)
 
-    def _most_urgent(self) -> Entry | None:
-        """Return who goes first; once in a while the first of those who would go last."""
-        for priority in self._in_turn(self._everybody.classes()):
-            if first := self._everybody.head(priority):
-                return first
-        return None
+    def _heads(self) -> list[Entry]:
+        """Return the first of every class that waits, most urgent first."""
+        everybody = self._everybody
+        return [first for each in everybody.classes() if (first := everybody.head(each))]
 
-    def _in_turn(self, classes: list[int]) -> list[int]:
-        return classes[::-1] if self._batches % FAIR_SHARE == FAIR_SHARE - 1 else classes
+    def _full_s(self, heads: list[Entry]) -> float:
+        """Return what a full batch takes, of the most urgent or the least urgent one, whichever takes longer."""
+        ends = (heads[0].key, heads[-1].key)
+        return max([self._costs.seconds(key, self._max_batch(key)) for key in ends])
 
-    def _form(self, key: Hashable, bucket: Queue, now: float, device: int) -> Batch:
+    def _form(self, key: Hashable, bucket: Queue, now: float, device: int, *, contrary: bool) -> Batch:
         """Take the largest batch whose predicted finish meets the earliest deadline in it."""
         entries: list[Entry] = []
         late: list[Entry] = []
         size = 0
         most = full = self._full(key, bucket)
-        for priority in self._in_turn(bucket.classes()):
+        classes = bucket.classes()
+        for priority in classes[::-1] if contrary else classes:
             while size < most and (entry := bucket.head(priority)):
                 fits = self._fits(entry, now, full)
                 if fits:
@@ -224,11 +228,12 @@ class Scheduler:
             del self._buckets[key]
         batch = Batch(key, entries, late, size, now, device)
         if entries:
-            self._batches += 1
             cut_short = self._is_wasteful(key, size, full)
             self._patience += -1.0 if cut_short else _PATIENCE_EARNED
             self._patience = max(0.0, min(self._patience, _MOST_PATIENCE))
-            self._running[id(batch)] = self._free_at(now) + self._costs.seconds(key, size)
+            seconds = self._costs.seconds(key, size)
+            self._running[id(batch)] = self._free_at(now) + seconds
+            self._turns.went(entries[0].priority, seconds)
         return batch
 
     def _take(self, entry: Entry, most: int) -> Entry:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from regard_server.cost import CostModel
-from regard_server.forecast import FAIR_SHARE
 from regard_server.hold import Hold
 from regard_server.scheduler import Batch, Scheduler
+from regard_server.turns import FAIR_SHARE
 from regard_server.waiting import Entry
 
 LIMIT = 3
@@ -218,6 +218,35 @@ def test_nobody_starves(scheduler):
     assert not bulk.waiting
 
 
+@pytest.mark.parametrize("full_s", [0.3, 3.0, 30.0])
+def test_a_turn_comes_after_nine_times_what_it_takes(full_s):
+    """However small the batches are that go first, and however heavy its own, it gets a tenth of the time."""
+    costs = known_costs((1, 1.0), (3, 3.0))
+    costs.observe("large", LIMIT, full_s)
+    scheduler = make_scheduler(costs=costs)
+    for _ in range(2 * LIMIT):
+        scheduler.add(entry(1000.0, key="large", priority=1), 0.0)
+    between = []
+    for _ in range(2):
+        between.append(0)
+        scheduler.add(entry(1000.0), 0.0)
+        while (batch := scheduler.decide(0.0)).key == "small":
+            between[-1] += batch.size  # one second each
+            scheduler.add(entry(1000.0), 0.0)
+    assert between == [(FAIR_SHARE - 1) * max(3.0, full_s)] * 2
+
+
+def test_whoever_had_the_device_alone_has_not_been_passed_over():
+    """The turn is for those who were passed over: their own batches are none of others'."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    for _ in range(100):
+        scheduler.add(entry(1000.0, priority=1), 0.0)
+        scheduler.decide(0.0)
+    for priority in (1, 0):
+        scheduler.add(entry(1000.0, key=KEYS[priority], priority=priority), 0.0)
+    assert [each.priority for each in scheduler.decide(0.0).entries] == [0]
+
+
 def test_a_batch_shrinks_to_meet_its_earliest_deadline():
     """The largest batch goes whose predicted finish is in time for the first of it."""
     scheduler = make_scheduler(lambda _key: 8, costs=known_costs((1, 1.0), (8, 8.0)))
@@ -341,11 +370,12 @@ def test_the_urgent_are_told_of_the_batch_that_is_not_theirs():
     for _ in range(LIMIT):
         scheduler.add(entry(1000.0, priority=1), 0.0)
     ask = partial(scheduler.reserve, "small", LIMIT, ready=0.0, now=0.0)
-    scheduler._batches = FAIR_SHARE - 2
+    scheduler._turns.passed_s = 20.0  # the turn is due at 27 s, or a batch before that
     assert ask(deadline=6.0) == 0.0
     scheduler.release("small", LIMIT, deadline=6.0)
-    scheduler._batches = FAIR_SHARE - 1
+    scheduler._turns.passed_s = 21.0
     assert ask(deadline=6.0) > 2.0
+    scheduler._turns.passed_s = 270.0  # nobody came for nine of them; one is left
     assert ask(deadline=9.0) == 0.0
 
 
@@ -355,8 +385,26 @@ def test_the_batch_that_is_not_theirs_may_come_before_one_that_is_not_full():
     for _ in range(LIMIT):
         scheduler.add(entry(1000.0, priority=1), 0.0)
         scheduler.add(entry(6.0), 0.0)
-    scheduler._batches = FAIR_SHARE - 2
+    scheduler._turns.passed_s = 20.0
     assert scheduler.reserve("small", 1, ready=0.0, deadline=6.5, now=0.0) > 2.0
+
+
+def test_the_turn_that_others_took_is_foreseen_while_they_are_away():
+    """Bulk that is let in just for its turn is counted before it comes, and no more once it did not come for one."""
+    scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
+    scheduler._turns.passed_s = 27.0
+    for _ in range(LIMIT):
+        scheduler.add(entry(1000.0, priority=1), 0.0)
+        scheduler.add(entry(11.0), 0.0)
+    assert {each.priority for each in scheduler.decide(0.0).entries} == {1}
+    ask = partial(scheduler.reserve, "small", LIMIT, ready=0.0, now=0.0)
+    scheduler._turns.passed_s = 24.0
+    assert ask(deadline=12.0) == pytest.approx(2.25)
+    scheduler.decide(0.0)
+    assert scheduler._turns.passed_s == 27.0
+    scheduler.add(entry(1000.0), 0.0)
+    scheduler.decide(0.0)
+    assert ask(deadline=13.0) == 0.0
 
 
 @pytest.mark.parametrize("urgent", [{"priority": 0}, {"deadline_s": 2.0}], ids=["class", "deadline"])
@@ -380,8 +428,8 @@ def test_whoever_is_overtaken_is_promised_what_is_left(urgent):
     assert 61.0 / (1 - 0.4) < late_s + 64.0 < 61.0 / (1 - 0.7)
 
 
-@pytest.mark.parametrize("priority", [0, 1])
-def test_the_first_who_is_overtaken_is_told(priority):
+@pytest.mark.parametrize(("priority", "count"), [(0, 1), (1, 2 * LIMIT)])
+def test_the_first_who_is_overtaken_is_told(priority, count):
     """Where all were alike so far, whoever gives more, or is of a lesser class, waits for them all the same."""
     scheduler = make_scheduler(costs=known_costs((1, 1.0), (3, 3.0)))
     for second in range(41):
@@ -391,7 +439,7 @@ def test_the_first_who_is_overtaken_is_told(priority):
         scheduler.add(added, now)
         if second < 40:
             scheduler.finished(scheduler.decide(now), now + 1.0)
-    late_s = scheduler.reserve("small", 1, ready=40.0, deadline=50.0, now=40.0, priority=priority)
+    late_s = scheduler.reserve("small", count, ready=40.0, deadline=50.0, now=40.0, priority=priority)
     assert late_s > 10.0  # a tenth is left to him
 
 
@@ -414,15 +462,16 @@ def test_those_who_overtook_and_went_away_are_waited_for_no_longer():
 
 
 def one_device(scheduler, seconds_of, callers, *, until_s):
-    """Let callers, (key, every so many ms, timeout in s), come to one device; return who was refused, and late."""
+    """Let callers come to one device: key, every so many ms, timeout in s, class. Return who was refused, and late."""
     refused, late, running, free = Counter(), Counter(), None, 0.0
     for tick in range(1, int(until_s * 1000)):
         now = tick / 1000
-        for key, _, timeout_s in [each for each in callers if tick % each[1] == 0]:
-            if scheduler.reserve(key, 1, ready=now, deadline=now + timeout_s, now=now):
+        for key, _, timeout_s, priority in [each for each in callers if tick % each[1] == 0]:
+            deadline = now + timeout_s
+            if scheduler.reserve(key, 1, ready=now, deadline=deadline, now=now, priority=priority):
                 refused[key] += 1
             else:
-                scheduler.add(Entry(key, "pixels", None, now + timeout_s, 0, now, promised=True), now)
+                scheduler.add(Entry(key, "pixels", None, deadline, priority, now, promised=True), now)
         if running and now >= free:
             scheduler.finished(running, now)
             late.update(each.key for each in running.entries if each.deadline < now)
@@ -445,10 +494,29 @@ def test_a_model_beside_an_overloaded_one_is_served():
         for size in (1, 32):
             costs.observe(key, size, seconds_of(key, size))
     scheduler = make_scheduler(lambda key: 8 if key == "heavy" else 32, costs=costs)
-    callers = [("heavy", 20, 30.0), ("light", 100, 1.0)]
+    callers = [("heavy", 20, 30.0, 0), ("light", 100, 1.0, 0)]
     refused, late = one_device(scheduler, seconds_of, callers, until_s=50)
     assert refused["heavy"] > 0
     assert (refused["light"], late["light"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("timeout_s", "kept"), [(0.25, 0.5), (1.5, 0.5), (0.25, 10.0)])
+def test_urgent_callers_beside_bulk_are_served_if_they_are_let_in(timeout_s, kept):
+    """Of twice as many as a device can serve none is let in and late, for a tenth that is bulk's; and bulk has that."""
+
+    def seconds_of(_key, size):
+        return 0.004 + 0.0021 * size
+
+    costs = CostModel()
+    for key in ("urgent", "bulk"):
+        for size in (1, 32):
+            costs.observe(key, size, seconds_of(key, size))
+    scheduler = make_scheduler(lambda _: 32, costs=costs)
+    callers = [("urgent", 1, timeout_s, 0), ("bulk", 4, kept, 1)]
+    refused, late = one_device(scheduler, seconds_of, callers, until_s=20)
+    assert refused["urgent"] > 0
+    assert late["urgent"] == 0
+    assert 5000 - refused["bulk"] - late["bulk"] > 0.8 * 20 * 450 / FAIR_SHARE
 
 
 @given(waiting=st.integers(0, 12), runs=st.booleans(), deadline=st.floats(0.0, 20.0))
@@ -586,7 +654,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.scheduler = make_scheduler()
-        self.batches = 0
+        self.passed = (
+            0  # batches that went before the least urgent class, as it was when more than one waited
+        )
+        self.last = 1
         self.now = 0.0
         self.waiting = []  # (entry, its deadline, the image's number in it), in the order of arrival
 
@@ -621,8 +692,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not self.waiting:
             assert batch is None
             return
-        least_urgent_first = self.batches % FAIR_SHARE == FAIR_SHARE - 1
-        sign = -1 if least_urgent_first else 1
+        classes = {each.priority for each, _ in self.waiting}
+        if len(classes) > 1:
+            self.last = max(classes)
+        sign = -1 if len(classes) > 1 and self.passed >= FAIR_SHARE - 1 else 1
         ranked = sorted(
             self.waiting, key=lambda image: (sign * image[0].priority, image[0].deadline)
         )  # stable: then arrival
@@ -636,7 +709,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             [number for _, number in each.payload] == list(range(each.first, each.first + each.size))
             for each in (*batch.entries, *batch.late)
         )
-        self.batches += bool(batch.entries)
+        if batch.entries:
+            self.passed = self.passed + 1 if batch.entries[0].priority < self.last else 0
         for image in (*late, *taken):
             self.waiting.remove(image)  # fails for whoever is answered twice, or was never there
 

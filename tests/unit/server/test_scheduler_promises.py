@@ -8,15 +8,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from regard_server.backlog import slot_of
 from regard_server.cost import CostModel
-from regard_server.forecast import FAIR_SHARE
 from regard_server.hold import Hold
 from regard_server.scheduler import Batch, Scheduler
+from regard_server.turns import FAIR_SHARE
 from regard_server.waiting import Entry
 
 LIMIT = 4
 MAX_DELAY_S = 0.01
 COSTS = {"small": (0.01, 0.002), "large": (0.1, 0.05), "maps": (0.03, 0.03)}
 TIMES_S = st.sampled_from([0.005, 0.05, 0.3, 1.0, 6.0, 60.0])
+DEAREST_S = max(fixed_s + each_s * LIMIT for fixed_s, each_s in COSTS.values())
 # Rounding, of sums of times.
 NEARLY = 1e-9
 
@@ -49,7 +50,7 @@ class PromisesMachine(RuleBasedStateMachine):
         self.entries = []
         self.running = {}  # by device: the batch, and when it is done
         self.honest = True  # no batch has taken longer than it should
-        self.passed_over = 0  # batches since the least urgent class that waits had one
+        self.passed_over_s = 0.0  # what batches took since the least urgent class that waits had one
 
     @rule(key=st.sampled_from([*COSTS]), count=st.integers(1, 6), given_s=TIMES_S, priority=st.integers(0, 1))
     def ask(self, key, count, given_s, priority):
@@ -111,8 +112,9 @@ class PromisesMachine(RuleBasedStateMachine):
             if self.honest and not last:  # nothing else is begun that would end late
                 assert done <= min(entry.deadline for entry in decision.entries) + NEARLY
             served = {entry.priority for entry in decision.entries}
-            self.passed_over = 0 if max(waiting) in served else self.passed_over + 1
-            assert self.passed_over <= FAIR_SHARE
+            seconds = cost_s(decision.key, decision.size)
+            self.passed_over_s = 0.0 if max(waiting) in served else self.passed_over_s + seconds
+            assert not self.honest or self.passed_over_s <= FAIR_SHARE * DEAREST_S + NEARLY
         self.entries = [entry for entry in self.entries if entry.waiting]
         return decision
 
