@@ -150,7 +150,7 @@ class Pipeline:
             try:
                 raise outcome
             finally:
-                del end, outcome  # its frames hold this one
+                del end.told, outcome  # its frames hold this one, and those that told of the end
         return outcome
 
 

@@ -224,6 +224,15 @@ async def test_the_memory_of_a_request_that_nobody_serves_is_free_at_once(reuse)
 
 
 @pytest.mark.usefixtures("uncollected")
+async def test_the_memory_of_a_request_that_a_bug_ends_is_free_at_once():
+    """The bug is told to whoever asked, and its frames hold nothing when he has heard of it."""
+    served, reading = Served(), []
+    with pytest.raises(ZeroDivisionError):
+        await served.ask(ZeroDivisionError, reading=reading)
+    assert reading[0]() is None
+
+
+@pytest.mark.usefixtures("uncollected")
 async def test_the_memory_of_a_caller_who_left_is_free_while_others_wait():
     """What stays of him in the queue, until it comes up, is an empty shell."""
     served, reading = Served(), []
