@@ -81,7 +81,7 @@ class Pipeline:
             return self._intake.begin(request, done).leave
         task = self._loop.create_task(self.extract(request))
         task.add_done_callback(partial(_tell, done))
-        return task.cancel
+        return partial(self._loop.call_soon, task.cancel)  # before its first step it would count nothing
 
     async def extract(self, request: Request) -> Sequence[Result]:
         """Return the results of all pictures, in order; one result may be of several.
@@ -143,7 +143,7 @@ class Pipeline:
                 end.told = self._loop.create_future()  # the one before was cancelled
                 in_flight.leave()
                 await end.told  # nothing of the request is to be left when its caller hears of its end
-            elif not isinstance(end.told.result(), BaseException):
+            elif end.well:
                 self._intake.count(request, error)  # what was to be counted when it is answered
             raise
         if isinstance(outcome, BaseException):
@@ -155,14 +155,16 @@ class Pipeline:
 
 
 class _End:
-    """Tells a coroutine of a request's end."""
+    """Tells a coroutine of a request's end, and whether it was an answer; whoever is leaving hears of that only."""
 
-    __slots__ = ("told",)
+    __slots__ = ("told", "well")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.told: asyncio.Future[Outcome] = loop.create_future()
+        self.well = False
 
     def __call__(self, outcome: Outcome) -> None:
+        self.well = not isinstance(outcome, BaseException)
         if not self.told.done():
             self.told.set_result(outcome)
 

@@ -89,6 +89,11 @@ class Served:
         self.batcher.close()
         self.batcher.serve(run)
 
+    def counted(self):
+        """Return how many pictures came to which end."""
+        counts = self.metrics.items.children().items()
+        return {outcome: count.value for (_, outcome), count in counts if count.value}
+
     async def decoded(self):
         """Wait until nothing is to be read before the least urgent."""
         await steps()
@@ -230,6 +235,40 @@ async def test_the_memory_of_a_request_that_a_bug_ends_is_free_at_once():
     with pytest.raises(ZeroDivisionError):
         await served.ask(ZeroDivisionError, reading=reading)
     assert reading[0]() is None
+
+
+@pytest.mark.parametrize("way", ["_extract"], indirect=True)
+@pytest.mark.parametrize("answered_first", [True, False])
+async def test_who_leaves_as_his_answer_comes_is_counted_once(answered_first):
+    """Whichever came first in that turn of the event loop: nobody is there to be answered."""
+    served = Served()
+    asking = asyncio.create_task(served.ask(None, None))
+    await steps()
+    if answered_first:
+        served.serve()
+    asking.cancel()
+    if not answered_first:
+        served.serve()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert served.counted() == {"cancelled": 2}
+
+
+@pytest.mark.parametrize("way", ["_begin"], indirect=True)
+@pytest.mark.parametrize("reuse", [None, 0])
+async def test_who_leaves_at_once_is_counted(reuse):
+    """However his request goes: he has asked."""
+    served = Served(None if reuse is None else Reuse(reuse))
+    ended = asyncio.get_running_loop().create_future()
+
+    async def leave_at_once(request):
+        served._pipeline.begin(request, ended.set_result)()
+        assert isinstance(await ended, asyncio.CancelledError)
+        return []
+
+    served._way = leave_at_once
+    await served.ask(None, None)
+    assert served.counted() == {"cancelled": 2}
 
 
 @pytest.mark.usefixtures("uncollected")
