@@ -31,14 +31,15 @@ class Expiring(Protocol):
 class Expiry:
     """Deadlines on the clock of the running loop; used from it only."""
 
-    __slots__ = ("_due", "_heap", "_live", "_loop", "_number")
+    __slots__ = ("_due", "_heap", "_live", "_loop", "_number", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._heap: list[tuple[float, int, Expiring]] = []
         self._number = 0
         self._live = 0
-        self._due = math.inf  # when the timer is, that was set last
+        self._due = math.inf  # when the timer is
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -49,8 +50,7 @@ class Expiry:
         self._live += 1
         heapq.heappush(self._heap, (deadline, self._number, item))
         if deadline < self._due:
-            self._due = deadline
-            self._loop.call_at(deadline, self._look)
+            self._set_timer(deadline)
 
     def left(self) -> None:
         """Take note that an item is over, expired or not; throw the shells away when they are the most."""
@@ -60,13 +60,19 @@ class Expiry:
             heapq.heapify(self._heap)
 
     def _look(self) -> None:
-        """Expire whose time is over, and set the next timer; timers that an earlier one has overtaken come, too."""
+        """Expire whose time is over, and set the next timer."""
         now = self._loop.time()
-        self._due = math.inf
+        self._due, self._timer = math.inf, None
         while self._heap and (self._heap[0][2].over or self._heap[0][0] <= now):
             item = heapq.heappop(self._heap)[2]
             if not item.over:
                 item.expire()
         if self._heap and self._heap[0][0] < self._due:
-            self._due = self._heap[0][0]
-            self._loop.call_at(self._due, self._look)
+            self._set_timer(self._heap[0][0])
+
+    def _set_timer(self, due: float) -> None:
+        """Set a timer instead of the one there is: each would set its next, and they would become ever more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_at(due, self._look)

@@ -1,7 +1,5 @@
 """Deadlines, on a loop whose time is set by hand."""
 
-import heapq
-
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,15 +18,28 @@ class Loop:
         return self.now
 
     def call_at(self, when, callback):
-        heapq.heappush(self.timers, (when, len(self.timers), callback))
+        timer = Timer(self, when, callback)
+        self.timers.append(timer)
+        return timer
 
     def wait(self, seconds):
         """Let time pass, and every timer come when it is due."""
         until = self.now + seconds
-        while self.timers and self.timers[0][0] <= until:
-            self.now, _, callback = heapq.heappop(self.timers)
-            callback()
+        while self.timers and (timer := min(self.timers, key=lambda each: each.when)).when <= until:
+            self.timers.remove(timer)
+            self.now = timer.when
+            timer.callback()
         self.now = until
+
+
+class Timer:
+    def __init__(self, loop, when, callback):
+        self.when = when
+        self.callback = callback
+        self._loop = loop
+
+    def cancel(self):
+        self._loop.timers.remove(self)
 
 
 class Item:
@@ -76,6 +87,21 @@ def test_one_timer_does_for_many(loop, expiry):
     assert len(loop.timers) == 1
 
 
+def test_timers_do_not_pile_up(loop, expiry):
+    """Short deadlines that come again and again while long ones are set leave none behind."""
+    long = Item(expiry)
+    expiry.add(60.0, long)
+    for _ in range(100):
+        longer, short = Item(expiry), Item(expiry)
+        expiry.add(loop.now + 60.0, longer)
+        expiry.add(loop.now + 1.0, short)
+        short.end()
+        long.end()
+        long = longer
+        loop.wait(1.5)
+        assert len(loop.timers) == 1
+
+
 def test_shells_do_not_pile_up(expiry):
     """What ended long before its deadline is not kept until then."""
     for number in range(10_000):
@@ -113,7 +139,8 @@ class Deadlines(RuleBasedStateMachine):
     @invariant()
     def none_is_late_and_none_early(self):
         for deadline, item in self.items:
-            assert item.over or deadline >= self.loop.now or self.loop.timers[0][0] <= self.loop.now
+            due = min((timer.when for timer in self.loop.timers), default=None)
+            assert item.over or deadline >= self.loop.now or due <= self.loop.now
             assert not item.expired or deadline <= self.loop.now
 
 
