@@ -103,3 +103,5 @@ class UnaryCall:
             self._core.finish(message, number, details, tuple(trailing))
         except CallOverError:
             self._left = True
+        except Exception:  # not for whoever answers: he may have the answers of other calls at hand
+            self._logger.exception("a bug in what ends calls")

@@ -113,3 +113,12 @@ def test_a_bug_in_what_begins_calls_is_logged_and_ends_the_call(core, make, capl
     make(fail).take(Event(b"message"))
     assert core.sent == [(None, grpc.StatusCode.UNKNOWN.value[0])]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_bug_in_what_ends_calls_is_logged_and_stays_with_its_call(make, caplog):
+    """Whoever answers may have a batch of calls to answer, and goes on with the next."""
+    call = make(lambda _message, _call: None)
+    call.take(Event(b"message"))
+    call.finish(b"answer", OK, "", None)
+    assert call.finished
+    assert "not iterable" in caplog.text
