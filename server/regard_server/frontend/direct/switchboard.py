@@ -98,11 +98,12 @@ class Switchboard:
             self._idle.acquire()
             taken = self.core.take(wait=True)
             while taken and self._is_settled(*taken):
+                taken = None  # it would keep its call alive, or the answer that went out
                 taken = self.core.take(wait=True)
             if taken is None:
                 return
             self._loop.call_soon_threadsafe(self._work, taken)
-            del taken  # it would keep its call alive
+            del taken  # likewise
 
     def _is_settled(self, on_done: OnDone, event: Any) -> bool:
         """Settle an event here, if that takes no more than waking the event loop; called from the waiting thread."""
@@ -167,14 +168,15 @@ class Switchboard:
             return
         if method is None:
             return
-        self._open += 1
         if method.begin is not None:
             unary = UnaryCall(core, method.begin, self._logger)
             core.watch(_SeeOff(self, unary))
+            self._open += 1
             core.receive(partial(self._take, unary))
             return
         call = Call(core, method, loop=self._loop, logger=self._logger)
         core.watch(_SeeOff(self, call))
+        self._open += 1
         if method.streams_requests:
             self._begin(call, None)
         else:
