@@ -31,8 +31,8 @@
 
 Every class carries its gRPC code and a stable reason, which clients may test. Whatever is not a
 `RegardError` is a bug of ours: it is logged with its traceback and leaves as INTERNAL without details.
-Only `interceptors.py` turns an error of a whole call into a status; `servicers/` does for one image, and for one
-request of a stream.
+Only the border turns an error of a whole call into a status, `interceptors.py` for coroutines and `reply.py` for calls
+without one; `servicers/` does for one image, and for one request of a stream.
 """
 
 import difflib

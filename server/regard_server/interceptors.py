@@ -1,4 +1,4 @@
-"""The border: the one place where an error becomes a call's status, and where calls are named, counted, logged.
+"""The border, for coroutines: where an error becomes a call's status, and where calls are named, counted, logged.
 
 gRPC ─→ name the request ─→ servicer ─→ RegardError into status ─→ count, time, log ─→ gRPC
 """

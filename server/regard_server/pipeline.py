@@ -1,6 +1,6 @@
 """The way of a request, once, for every protocol: admit ─→ decode ─→ batch ─→ run ─→ split.
 
-Servicers translate their messages into a `Request` and a `Reply` back; what stands here knows no wire. It runs
+Servicers translate their messages into a `Request`, and its `Result`s back; what stands here knows no wire. It runs
 on the event loop: decoding happens in a pool of threads, running in the device's thread.
 
     extract(request)       in a coroutine of the caller's, who may wait for room, or for another's answer

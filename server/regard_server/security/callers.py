@@ -4,10 +4,11 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from regard_server.frontend.routes import UnaryCall
 from regard_server.security.tokens import Tokens
 
 
-def caller_of(context: ServicerContext[Any, Any], tokens: Tokens | None) -> str:
+def caller_of(context: UnaryCall | ServicerContext[Any, Any], tokens: Tokens | None) -> str:
     """Return a name that stays the same from call to call.
 
     Behind a proxy everybody without a token has the proxy's certificate and address.
