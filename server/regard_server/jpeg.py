@@ -7,7 +7,8 @@ more. Those of stripes of a pixel or two have not, for reducing leaves of them w
 `tests/benchmarks/decoding.py` measures how much more, and how much sooner.
 
 A side that is no multiple of eight is rounded up when it is reduced, and its last row or column stands for less than
-the others: where the picture is cut and resized, it is measured in exact eighths.
+the others: where the picture is cut and resized, it is measured in exact eighths. A picture that is narrower than that
+smallest is read whole: three columns would still be three at 5/8, and not tell by how much it was reduced.
 """
 
 from typing import NamedTuple
@@ -55,6 +56,8 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
     if opened.format not in {"JPEG", "MPO"}:
         return None
     least = HEADROOM * target_side
+    if min(opened.size) < least:
+        least = 0  # whole
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
     except ValueError as error:

@@ -248,6 +248,20 @@ class TestFit:
         found, expected = (read(each, prepared, limits) for each in (data, encode(upright, "PNG")))
         assert np.abs(found.astype(int) - expected).mean() < 1
 
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (3, 3000), (3000, 7), (8, 3000)])
+    def test_a_narrow_jpeg_gives_its_middle(self, size, orientation):
+        """Its narrow side does not become narrower when it is reduced, so by that side it would seem to be whole."""
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        ramp = np.linspace(0, 255, 3000).astype(np.uint8)
+        rows = np.broadcast_to(ramp[:, None] if size[0] == 3000 else ramp, size)
+        data = encode(np.stack([rows] * 3, axis=-1), "JPEG", exif=exif, quality=95)
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        prepared = Preprocessing(24, 24, 32)
+        found, expected = (read(each, prepared) for each in (data, encode(upright, "PNG")))
+        assert np.abs(found.astype(int) - expected).max() <= 2
+
     @pytest.mark.parametrize("size", [(225, 300), (300, 225)])
     def test_a_crop_to_the_edge_stays_within_the_picture(self, size):
         """225 / 224 · 224 is more than 225, as far as floating point goes; the crop ends with the picture."""
