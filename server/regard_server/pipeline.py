@@ -143,7 +143,7 @@ class Pipeline:
                 end.told = self._loop.create_future()  # the one before was cancelled
                 in_flight.leave()
                 await end.told  # nothing of the request is to be left when its caller hears of its end
-            elif end.well:
+            if end.well:
                 self._intake.count(request, error)  # what was to be counted when it is answered
             raise
         if isinstance(outcome, BaseException):

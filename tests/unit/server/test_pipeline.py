@@ -301,6 +301,20 @@ async def test_requests_that_end_together_while_pictures_are_decoded_end_in_thei
     assert [type(each) for each in ends] == [DeadlineExpiredError] * 3 + [asyncio.CancelledError] * 3
 
 
+async def test_a_caller_who_leaves_as_some_of_his_pictures_are_late_is_counted(monkeypatch):
+    """What is answered by then is not sent, and what is late is still being called back."""
+    monkeypatch.setattr(Served, "way", "_extract")  # without a coroutine he counts as answered
+    served = Served()
+    asking = asyncio.create_task(served.ask(UndecodableImageError, None, timeout_s=0.5, quick=False))
+    loop = asyncio.get_running_loop()
+    # Due in one turn with the deadline, and after it.
+    loop.call_soon(lambda: loop.call_at(loop.time() + 0.5, asking.cancel))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    counted = {name: count.value for name, count in served.metrics.items.children().items()}
+    assert counted == {("tiny", "cancelled"): 2}
+
+
 class Content:
     """A picture's content, and in which threads it was asked for."""
 
