@@ -64,7 +64,7 @@ class Overtaking:
 
     def _kept(self, now: float) -> float:
         """Return how much of the shares, as they were told last, counts still."""
-        return math.exp((self._told - now) / _LATELY_S)
+        return math.exp(min(0.0, self._told - now) / _LATELY_S)  # all of it, at a time before that
 
 
 def _group(entry: Entry) -> Group:

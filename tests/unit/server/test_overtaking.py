@@ -52,3 +52,10 @@ def test_what_was_long_ago_is_forgotten_and_nobody_is_left_nothing():
     assert overtaking.share(1, 60.0, 49.0) == 0.9
     overtaking.served([entry(60.0, priority=1)], 0.0, 100.0)
     assert overtaking.share(1, 60.0, 100.0) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_clock_that_went_back_forgets_nothing():
+    """However far it went."""
+    overtaking = Overtaking()
+    overtaking.served([entry(1.0)], 1.0, 1e6)
+    assert overtaking.share(1, 60.0, 0.0) == overtaking.share(1, 60.0, 1e6)
