@@ -55,6 +55,7 @@ from regard_server.security.door import TokenDoor
 from regard_server.security.tls import Tls, TlsFiles
 from regard_server.security.tokens import Tokens
 from regard_server.servicers.encode import serialized
+from regard_server.servicers.extract import Extractor
 from regard_server.servicers.features import FeatureServicer
 from regard_server.servicers.health import HealthServicer
 from regard_server.servicers.limits import RequestLimits
@@ -198,25 +199,33 @@ class Server:
         tokens = None
         if settings.tokens_file:
             tokens = Tokens(settings.tokens_file, self._logger, partial(self._count_reload, "tokens"))
-        servicer = FeatureServicer(
+        limits = RequestLimits(
+            max_images=settings.max_images_per_request,
+            image=self._limits,
+            max_message_bytes=settings.max_message_bytes,
+            max_tensor_side=settings.max_tensor_side,
+            max_reply_bytes=settings.max_reply_bytes,
+        )
+        extractor = Extractor(
             pipeline=self._pipeline,
             catalog=self.catalog,
-            limits=RequestLimits(
-                max_images=settings.max_images_per_request,
-                image=self._limits,
-                max_message_bytes=settings.max_message_bytes,
-                max_tensor_side=settings.max_tensor_side,
-                max_reply_bytes=settings.max_reply_bytes,
-            ),
+            limits=limits,
             metrics=self.metrics,
             default_timeout_s=settings.default_timeout_s,
-            stream_window=settings.stream_window,
-            draining=self.health.draining,
             clock=time.monotonic,
-            logger=self._logger,
             identify=partial(caller_of, tokens=tokens) if settings.max_client_images else lambda _: "",
             jpeg_reader=jpeg_reader,
             gather=self._reuse is None,  # else every picture is looked for by itself
+        )
+        servicer = FeatureServicer(
+            extractor=extractor,
+            pipeline=self._pipeline,
+            catalog=self.catalog,
+            limits=limits,
+            default_timeout_s=settings.default_timeout_s,
+            stream_window=settings.stream_window,
+            draining=self.health.draining,
+            logger=self._logger,
         )
         book = CallBook(self.metrics, self._logger)
         border = CallInterceptor(book, prefixes=(f"/{SERVICE}/",))
@@ -231,7 +240,7 @@ class Server:
 
         routes: Any = Routes(wrap)  # generated code takes whatever has a server's two methods
         add_FeatureServiceServicer_to_server(servicer, routes)
-        routes.begun[f"/{SERVICE}/Extract"] = guarded("Extract", servicer.begin_extract, parse, book)
+        routes.begun[f"/{SERVICE}/Extract"] = guarded("Extract", extractor.begin, parse, book)
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self.health), routes)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         described = reflection.aio.ReflectionServicer((SERVICE, health, reflection.SERVICE_NAME))

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from regard_server.answers import Answers, Room
 from regard_server.batcher import Batcher
@@ -27,7 +27,14 @@ from regard_server.request import Picture, Request, Result, Timings
 from regard_server.straight import Give, Straight
 from regard_server.waiting import Entry
 
-TOO_LATE: Final = "the deadline passed after {:.3f} s"
+Outcome: TypeAlias = "Sequence[Result] | BaseException"
+"""The results of all pictures, in order, or what became of the whole request."""
+
+Travel: TypeAlias = (
+    "Callable[[Request, Picture, Room, Give, Callable[[BaseException], None]], asyncio.Task[None]]"
+)
+"""Sends a picture that has to wait on its way and returns its task, see `journey.py`."""
+
 # Errors that are never one picture's alone, and the outcome that all its pictures are counted as.
 WHOLE_REQUEST: Final[dict[type[BaseException], str]] = {
     DeadlineExpiredError: "late",
@@ -36,30 +43,18 @@ WHOLE_REQUEST: Final[dict[type[BaseException], str]] = {
 }
 
 
-class Journeys(Protocol):
-    """The ways of pictures that have to wait before they can ride in a batch, see `journey.py`."""
-
-    @property
-    def share(self) -> bool:
-        """Whether all go by here."""
-
-    def begin(
-        self,
-        request: Request,
-        picture: Picture,
-        room: Room,
-        give: Give,
-        fail: Callable[[BaseException], None],
-    ) -> "asyncio.Task[None]":
-        """Send a picture on its way, and return its task."""
-
-
 @dataclass(frozen=True)
 class Ways:
-    """How pictures come to the device, the same for all requests."""
+    """How pictures come to the device, the same for all requests.
+
+    Attributes:
+        straight: for those that have nothing to wait for.
+        travel: for the others; for all where they may `share` answers.
+    """
 
     straight: Straight
-    journeys: Journeys
+    travel: Travel
+    share: bool
     batcher: Batcher
     outbox: Outbox
     expiry: Expiry
@@ -102,12 +97,12 @@ class InFlight:
         request: Request,
         rooms: Sequence[Room],
         ways: Ways,
-        on_end: "Callable[[Sequence[Result] | BaseException], None]",
+        on_end: Callable[[Outcome], None],
     ) -> None:
         self._arrived = request.arrived
         self._rooms = rooms
         self._ways = ways
-        self._on_end: Callable[[Sequence[Result] | BaseException], None] | None = on_end
+        self._on_end: Callable[[Outcome], None] | None = on_end
         self._answers = Answers(request.images)
         self._entering: list[Room] = []  # those of the entries
         self.entries: list[Entry] = []
@@ -144,18 +139,17 @@ class InFlight:
 
     def _send(self, request: Request) -> None:
         ways = self._ways
-        shared = ways.journeys.share
         start = 0
         for picture, room in zip(request.pictures, self._rooms, strict=True):
             give = partial(_give, self._answers, start)
             start += picture.images
-            if picture.quick and not shared:
+            if picture.quick and not ways.share:
                 entry = ways.straight.begin(request, picture, room, give)
                 if entry is not None:
                     self.entries.append(entry)
                     self._entering.append(room)
             else:
-                task = ways.journeys.begin(request, picture, room, give, self._answers.fail)
+                task = ways.travel(request, picture, room, give, self._answers.fail)
                 self._tasks.append(task)
                 self._running += 1
                 task.add_done_callback(self._one_ended)
@@ -164,7 +158,7 @@ class InFlight:
 
     def _late(self, count: int) -> Result:
         waited = self._ways.clock() - self._arrived
-        return Result(DeadlineExpiredError(TOO_LATE.format(waited)), Timings(total_s=waited), count)
+        return Result(too_late(waited), Timings(total_s=waited), count)
 
     def _finish(self) -> None:
         """Call back what is still on its way."""
@@ -193,6 +187,11 @@ class InFlight:
         self._rooms, self._entering, self.entries, self._tasks = (), [], [], []
         self.ended = True
         on_end(self._answers.outcome())
+
+
+def too_late(waited_s: float) -> DeadlineExpiredError:
+    """Return the error of whose time was over after so many seconds."""
+    return DeadlineExpiredError(f"the deadline passed after {waited_s:.3f} s")
 
 
 def _give(answers: Answers, start: int, first: int, result: Result) -> None:

@@ -5,20 +5,17 @@ Nothing here waits; a request that may, for room or for another's answer, comes 
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 from regard_server.admission import Admission, Claim
 from regard_server.answers import Room
 from regard_server.batcher import Batcher
 from regard_server.decoding import DecodePool
 from regard_server.errors import DeadlineExpiredError, InvalidImageError, NonFiniteOutputError, RegardError
-from regard_server.in_flight import TOO_LATE, WHOLE_REQUEST, InFlight, Ways
+from regard_server.in_flight import WHOLE_REQUEST, InFlight, Outcome, Ways, too_late
 from regard_server.metrics import Metrics
 from regard_server.request import Request, Result
 from regard_server.work import BatchKey, CostClass
-
-Outcome: TypeAlias = "Sequence[Result] | BaseException"
-"""The results of all pictures, in order, or what became of the whole request."""
 
 _MAPS: Final = frozenset({"feature_map", "attention"})
 
@@ -120,7 +117,7 @@ class Intake:
             if isinstance(outcome, BaseException):
                 self.count(request, outcome)
                 if isinstance(outcome, TimeoutError):
-                    outcome = DeadlineExpiredError(TOO_LATE.format(self._clock() - request.arrived))
+                    outcome = too_late(self._clock() - request.arrived)
             done(outcome)
 
         in_flight = InFlight(request, rooms, self._ways, end)
@@ -135,7 +132,7 @@ class Intake:
         """
         now = self._clock()
         if now > until:
-            late = DeadlineExpiredError(TOO_LATE.format(now - request.arrived))
+            late = too_late(now - request.arrived)
             self.count(request, late)
             raise late
         self._count_each(request.model.name, results)

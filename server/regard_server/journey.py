@@ -43,11 +43,6 @@ class Journeys:
         self._reuse = reuse
 
     @property
-    def share(self) -> bool:
-        """Whether answers of identical pictures are shared, so that none goes the straight way."""
-        return self._reuse is not None
-
-    @property
     def know_nothing(self) -> bool:
         """Whether no answer is remembered, nor on its way to somebody who may share it."""
         return self._reuse is None or self._reuse.is_empty

@@ -15,10 +15,10 @@ from regard_server.admission import Admission, Claim
 from regard_server.answers import Room
 from regard_server.batcher import Batcher
 from regard_server.decoding import DecodePool
-from regard_server.errors import DeadlineExpiredError, OverloadedError
+from regard_server.errors import OverloadedError
 from regard_server.expiry import Expiry
-from regard_server.in_flight import TOO_LATE, Ways
-from regard_server.intake import Intake, Outcome
+from regard_server.in_flight import Outcome, Ways, too_late
+from regard_server.intake import Intake
 from regard_server.journey import Journeys
 from regard_server.metrics import Metrics
 from regard_server.outbox import Outbox
@@ -55,7 +55,8 @@ class Pipeline:
         )
         ways = Ways(
             straight=Straight(metrics, clock),
-            journeys=self._journeys,
+            travel=self._journeys.begin,
+            share=reuse is not None,
             batcher=batcher,
             outbox=Outbox(batcher.submit, self._loop),
             expiry=Expiry(self._loop),
@@ -65,6 +66,7 @@ class Pipeline:
             admission=admission, decoders=decoders, batcher=batcher, ways=ways, metrics=metrics, clock=clock
         )
         self._admission = admission
+        self._share = reuse is not None
         self._clock = clock
         self.answered = self._intake.answered
 
@@ -77,7 +79,7 @@ class Pipeline:
         Raises:
             DeadlineExpiredError, OverloadedError: as `extract`.
         """
-        if not self._journeys.share:
+        if not self._share:
             return self._intake.begin(request, done).leave
         task = self._loop.create_task(self.extract(request))
         task.add_done_callback(partial(_tell, done))
@@ -102,7 +104,7 @@ class Pipeline:
                 raise
         except TimeoutError as error:
             self._intake.count(request, error)
-            raise DeadlineExpiredError(TOO_LATE.format(self._clock() - request.arrived)) from error
+            raise too_late(self._clock() - request.arrived) from error
         except BaseException as error:
             self._intake.count(request, error)
             raise

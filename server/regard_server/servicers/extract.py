@@ -1,15 +1,16 @@
 """Extract: one message through the pipeline, without a coroutine of its own."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+from grpc.aio import ServicerContext
 
 from regard_proto.v1 import features_pb2 as pb
 from regard_server.catalog import Catalog
 from regard_server.frontend.routes import UnaryCall
 from regard_server.images import JpegReader
-from regard_server.intake import Outcome
+from regard_server.in_flight import Outcome
 from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.reply import Reply
@@ -17,6 +18,8 @@ from regard_server.request import Request, Result
 from regard_server.servicers.encode import encode, head
 from regard_server.servicers.limits import RequestLimits
 from regard_server.servicers.requests import answer_by, to_request
+
+AnyCall: TypeAlias = "UnaryCall | ServicerContext[Any, Any]"
 
 
 class Asked(NamedTuple):
@@ -36,7 +39,19 @@ class Asked(NamedTuple):
 
 
 class Extractor:
-    """Translates messages for the pipeline, and its results back. See `FeatureServicer` for the arguments."""
+    """Translates messages for the pipeline, and its results back.
+
+    Args:
+        pipeline: what does the work.
+        catalog: what is served.
+        limits: what one request may hold.
+        metrics: bytes sent are counted here.
+        default_timeout_s: the deadline of callers who set none.
+        clock: the pipeline's.
+        identify: says who calls, where callers have limits of their own.
+        jpeg_reader: reads JPEGs first, if not the host does.
+        gather: whether small pictures that need no reading go their way together.
+    """
 
     def __init__(
         self,
@@ -47,7 +62,7 @@ class Extractor:
         metrics: Metrics,
         default_timeout_s: float,
         clock: Callable[[], float],
-        identify: Callable[[UnaryCall], str],
+        identify: Callable[[AnyCall], str],
         jpeg_reader: JpegReader | None,
         gather: bool,
     ) -> None:
@@ -67,24 +82,24 @@ class Extractor:
         Raises:
             RegardError: it goes nowhere.
         """
-        asked = self.understand(message, call.time_remaining(), client=self._identify(call))
+        asked = self.understand(message, call, call.time_remaining())
         call.when_left(self._pipeline.begin(asked.request, partial(self._answer, asked, reply)))
 
     def understand(
-        self, message: pb.ExtractRequest, remaining_s: float | None, *, client: str, patient: bool = False
+        self, message: pb.ExtractRequest, call: AnyCall, remaining_s: float | None, *, patient: bool = False
     ) -> Asked:
         """Return what a message asks for.
 
         Args:
             message: as it came.
+            call: that it came in.
             remaining_s: how long its caller waits; None: he does not say.
-            client: who he is, where that is minded.
             patient: whether he waits for room.
 
         Raises:
             RegardError: see `to_request`.
         """
-        timeout_s = self._default_timeout_s if remaining_s is None or math.isinf(remaining_s) else remaining_s
+        timeout_s = self._default_timeout_s if remaining_s is None else remaining_s
         arrived = self._clock()
         request, fingerprint = to_request(
             message,
@@ -93,7 +108,7 @@ class Extractor:
             arrived=arrived,
             deadline=answer_by(arrived, timeout_s, len(message.images)),
             patient=patient,
-            client=client,
+            client=self._identify(call),
             jpeg_reader=self._jpeg_reader,
             gather=self._gather,
         )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 import grpc
@@ -20,9 +20,6 @@ from regard_server.errors import (
     UnavailableError,
     quote,
 )
-from regard_server.frontend.routes import UnaryCall
-from regard_server.images import JpegReader
-from regard_server.metrics import Metrics
 from regard_server.pipeline import Pipeline
 from regard_server.request_id import begin_request, current_request_id
 from regard_server.servicers.extract import Extractor
@@ -36,49 +33,29 @@ class FeatureServicer(FeatureServiceServicer):
     """Translates messages, and nothing else.
 
     Args:
+        extractor: understands what is asked, and encodes what comes of it.
         pipeline: what does the work.
         catalog: what is served.
         limits: what one request may hold.
-        metrics: bytes sent are counted here.
         default_timeout_s: the deadline of callers who set none.
         stream_window: requests of one stream that are worked on at a time; the server reads no further.
         draining: set when the server is to stop; streams then end when what they have read is answered.
-        clock: the pipeline's.
         logger: where a bug in one request of a stream is logged.
-        identify: says who calls, where callers have limits of their own.
-        jpeg_reader: reads JPEGs first, if not the host does.
-        gather: whether small pictures that need no reading go their way together.
     """
 
     def __init__(
         self,
         *,
+        extractor: Extractor,
         pipeline: Pipeline,
         catalog: Catalog,
         limits: RequestLimits,
-        metrics: Metrics,
         default_timeout_s: float,
         stream_window: int,
         draining: asyncio.Event,
-        clock: Callable[[], float],
         logger: logging.Logger,
-        identify: Callable[[UnaryCall | Context], str] = lambda _: "",
-        jpeg_reader: JpegReader | None = None,
-        gather: bool = False,
     ) -> None:
-        self._extractor = Extractor(
-            pipeline=pipeline,
-            catalog=catalog,
-            limits=limits,
-            metrics=metrics,
-            default_timeout_s=default_timeout_s,
-            clock=clock,
-            identify=identify,
-            jpeg_reader=jpeg_reader,
-            gather=gather,
-        )
-        self.begin_extract = self._extractor.begin
-        self._identify = identify
+        self._extractor = extractor
         self._pipeline = pipeline
         self._catalog = catalog
         self._limits = limits
@@ -89,7 +66,7 @@ class FeatureServicer(FeatureServiceServicer):
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> bytes:  # type: ignore[override]
         """Answer one request, with a message that is serialized already; an error of the whole request is raised."""
-        return await self._extract(request, context.time_remaining(), client=self._identify(context))
+        return await self._extract(request, context, context.time_remaining())
 
     async def StreamExtract(  # type: ignore[override]  # the stub knows only generators; gRPC takes both
         self, requests: AsyncIterator[pb.ExtractRequest], context: Context
@@ -147,7 +124,7 @@ class FeatureServicer(FeatureServiceServicer):
             # The deadline that gRPC knows is the whole stream's.
             timeout_s = min(_remaining_s(context), self._default_timeout_s)
             with _claimed(message.request_id, in_flight):
-                return await self._extract(message, timeout_s, client=self._identify(context), patient=True)
+                return await self._extract(message, context, timeout_s, patient=True)
         except RegardError as error:
             return to_error_response(message, error)
         except Exception:
@@ -155,9 +132,9 @@ class FeatureServicer(FeatureServiceServicer):
             return to_error_response(message, InternalError("internal error; the server's log says why"))
 
     async def _extract(
-        self, message: pb.ExtractRequest, timeout_s: float | None, *, client: str, patient: bool = False
+        self, message: pb.ExtractRequest, context: Context, timeout_s: float | None, *, patient: bool = False
     ) -> bytes:
-        asked = self._extractor.understand(message, timeout_s, client=client, patient=patient)
+        asked = self._extractor.understand(message, context, timeout_s, patient=patient)
         results = await self._pipeline.extract(asked.request)
         return self._extractor.answer(asked, results, current_request_id())
 
