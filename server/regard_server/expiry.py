@@ -11,6 +11,8 @@ import heapq
 import math
 from typing import Final, Protocol
 
+from regard_server.to_all import to_all
+
 # So many shells are not worth a clean-up.
 _FEW_SHELLS: Final = 64
 
@@ -60,15 +62,15 @@ class Expiry:
             heapq.heapify(self._heap)
 
     def _look(self) -> None:
-        """Expire whose time is over, and set the next timer."""
+        """Set the next timer, and expire whose time is over."""
         now = self._loop.time()
         self._due, self._timer = math.inf, None
+        ended: list[Expiring] = []
         while self._heap and (self._heap[0][2].over or self._heap[0][0] <= now):
-            item = heapq.heappop(self._heap)[2]
-            if not item.over:
-                item.expire()
-        if self._heap and self._heap[0][0] < self._due:
+            ended.append(heapq.heappop(self._heap)[2])
+        if self._heap:
             self._set_timer(self._heap[0][0])
+        to_all(ended, _expire)
 
     def _set_timer(self, due: float) -> None:
         """Set a timer instead of the one there is: each would set its next, and they would become ever more."""
@@ -76,3 +78,8 @@ class Expiry:
             self._timer.cancel()
         self._due = due
         self._timer = self._loop.call_at(due, self._look)
+
+
+def _expire(item: Expiring) -> None:
+    if not item.over:  # it may have ended with one before it
+        item.expire()

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from regard_server.to_all import to_all
 from regard_server.waiting import Entry
 
 
@@ -70,8 +71,8 @@ class Outbox:
         try:
             self._send(entries)
         except Exception as error:  # noqa: BLE001 - told to who waits for the answers
-            for sender in senders:
-                sender.fail(error)
+            reason = error  # `error` is gone when this block ends
+            to_all(senders, lambda sender: sender.fail(reason))
             return
         for sender in senders:
             sender.submitted()

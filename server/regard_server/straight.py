@@ -14,6 +14,7 @@ from regard_server.batcher import Outcome
 from regard_server.errors import RegardError
 from regard_server.metrics import Metrics
 from regard_server.request import Picture, Request, Result, Timings
+from regard_server.to_all import to_all
 from regard_server.waiting import Entry
 from regard_server.work import Rows, Work
 
@@ -85,20 +86,30 @@ def unreadable(request: Request, error: RegardError, began: float, now: float) -
 
 def settle(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
     """Answer the callers of a batch; runs on the event loop."""
+    try:
+        _observe(outcomes, metrics)
+    finally:
+        to_all(outcomes, _answer)
+
+
+def _observe(outcomes: Sequence[Outcome], metrics: Metrics) -> None:
     first = outcomes[0]
-    if first.batch_size:  # it ran, and the others with it
-        model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
-        metrics.batch_size.labels(model).observe(first.batch_size)
-        metrics.compute_seconds.labels(model).observe(first.compute_s)
-        if isinstance(first.value, Rows):
-            values, broken = first.value
-            well = next((place for place in range(first.size) if place not in broken), None) if broken else 0
-            if well is not None:
-                metrics.embeddings.offer(model, values, well)
-        queue_seconds = metrics.queue_seconds.labels(model)
-        for outcome in outcomes:
-            queue_seconds.observe(outcome.queue_s, outcome.size)
+    if not first.batch_size:  # it did not run, nor did the others with it
+        return
+    model = first.entry.key.model  # type: ignore[attr-defined]  # a BatchKey; the batcher only hashes it
+    metrics.batch_size.labels(model).observe(first.batch_size)
+    metrics.compute_seconds.labels(model).observe(first.compute_s)
+    if isinstance(first.value, Rows):
+        values, broken = first.value
+        well = next((place for place in range(first.size) if place not in broken), None) if broken else 0
+        if well is not None:
+            metrics.embeddings.offer(model, values, well)
+    queue_seconds = metrics.queue_seconds.labels(model)
     for outcome in outcomes:
-        # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
-        owner, outcome.entry.owner = outcome.entry.owner, None
-        owner(outcome)
+        queue_seconds.observe(outcome.queue_s, outcome.size)
+
+
+def _answer(outcome: Outcome) -> None:
+    # The scheduler may keep the entry's shell for a while, and the owner holds the request and all its results.
+    owner, outcome.entry.owner = outcome.entry.owner, None
+    owner(outcome)

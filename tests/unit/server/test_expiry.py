@@ -111,6 +111,41 @@ def test_shells_do_not_pile_up(expiry):
     assert len(expiry) < 100
 
 
+class Faulty(Item):
+    def expire(self):
+        super().expire()
+        raise ValueError
+
+
+def test_an_item_that_fails_does_not_keep_the_others_from_their_ends(loop, expiry):
+    """Neither those whose time is over, too, nor those whose time comes later."""
+    faulty, same, later = Faulty(expiry), Item(expiry), Item(expiry)
+    expiry.add(1.0, faulty)
+    expiry.add(1.0, same)
+    expiry.add(2.0, later)
+    with pytest.raises(ExceptionGroup) as caught:
+        loop.wait(1.0)
+    assert caught.group_contains(ValueError)
+    assert same.expired
+    loop.wait(1.0)
+    assert later.expired
+
+
+def test_an_item_that_ended_with_another_does_not_expire(loop, expiry):
+    """Of two whose time is over the first may end the second."""
+    second = Item(expiry)
+
+    class First(Item):
+        def expire(self):
+            super().expire()
+            second.end()
+
+    expiry.add(1.0, First(expiry))
+    expiry.add(1.0, second)
+    loop.wait(1.0)
+    assert not second.expired
+
+
 class Deadlines(RuleBasedStateMachine):
     """Whatever is added and ended in whichever order, what is not over expires when its time has come."""
 
