@@ -14,9 +14,8 @@ from grpc.aio import ServicerContext
 from regard_server.call_book import CallBook
 from regard_server.errors import MalformedRequestError, RegardError
 from regard_server.frontend.routes import Handler, Metadata, Refusal
-from regard_server.reply import read
+from regard_server.reply import read, to_refusal
 from regard_server.request_id import METADATA_KEY, begin_request, name_of
-from regard_server.servicers.status import to_trailers
 
 Context = ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -67,10 +66,10 @@ class CallInterceptor:
         """Return what a call is sent that ends with an error before its message is received; by whoever takes calls."""
         began = time.perf_counter()
         request_id = name_of(metadata)
-        trailers = ((METADATA_KEY, request_id), *to_trailers(error, request_id))
+        refusal = to_refusal(error, request_id)
         name, elapsed_s = method.rpartition("/")[2], time.perf_counter() - began
         self._book.record(name, error.code, elapsed_s, request_id, unread=True)
-        return Refusal(error.code, error.message, trailers)
+        return refusal
 
     def _guard(
         self, method: str, behaviour: Behaviour, parse: Callable[[bytes], Any] | None = None
@@ -81,23 +80,19 @@ class CallInterceptor:
                 request = read(parse, request)
             own = getattr(request, "request_id", "")
             request_id = begin_request(cast("Metadata", context.invocation_metadata() or ()), own)
-            named: Metadata = ((METADATA_KEY, request_id),)
-            context.set_trailing_metadata(tuple(named))
-            code, details, trailers = grpc.StatusCode.OK, "", named
+            context.set_trailing_metadata(((METADATA_KEY, request_id),))
+            code = grpc.StatusCode.OK
             try:
                 if isinstance(request, MalformedRequestError):
                     raise request  # noqa: TRY301 - into a status, like what the servicer raises
                 return await behaviour(request, context)
-            except RegardError as error:
-                code, details = error.code, error.message
-                trailers = (*named, *to_trailers(error, request_id))
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED  # the caller left, or his deadline passed
                 raise
-            except Exception:
-                code = grpc.StatusCode.INTERNAL
-                details = f"internal error; the server's log says why (request {request_id})"
-                self._book.logger.exception("a bug in %s", method)
+            except Exception as error:
+                if not isinstance(error, RegardError):
+                    self._book.logger.exception("a bug in %s", method)
+                code, details, trailers = to_refusal(error, request_id)
             finally:
                 self._book.record(method, code, time.perf_counter() - began, request_id)
             # gRPC keeps what `abort` raises, and with it this frame and whatever it was raised in the course of:

@@ -9,20 +9,18 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from regard_server.call_book import CallBook
 from regard_server.errors import MalformedRequestError, RegardError
-from regard_server.frontend.routes import Begin, UnaryCall
+from regard_server.frontend.routes import Begin, Metadata, Refusal, UnaryCall
 from regard_server.request_id import METADATA_KEY, name_of, under
 from regard_server.servicers.status import to_trailers
 
 _OK: Final = grpc.StatusCode.OK
-
-Trailers: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 
 
 class Reply:
@@ -49,19 +47,12 @@ class Reply:
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error; without details where it is a bug, which is logged. Who has left is sent nothing."""
-        named: Trailers = ((METADATA_KEY, self.request_id),)
-        if isinstance(error, RegardError):
-            code, details = error.code, error.message
-            trailers = (*named, *to_trailers(error, self.request_id))
-        elif isinstance(error, asyncio.CancelledError):
-            code, details, trailers = grpc.StatusCode.CANCELLED, "the server cancelled the call", named
-        else:
-            code, trailers = grpc.StatusCode.INTERNAL, named
-            details = f"internal error; the server's log says why (request {self.request_id})"
+        if not isinstance(error, RegardError | asyncio.CancelledError):
             under(
                 self.request_id,
                 partial(self._book.logger.error, "a bug in %s", self._method, exc_info=error),
             )
+        code, details, trailers = to_refusal(error, self.request_id)
         self._record(code)
         self._call.finish(None, code, details, trailers)
 
@@ -99,6 +90,17 @@ def guarded(
             reply.fail(error)
 
     return begin
+
+
+def to_refusal(error: BaseException, request_id: str) -> Refusal:
+    """Return what a call is sent that ends with an error; nothing of the error where it is a bug."""
+    named: Metadata = ((METADATA_KEY, request_id),)
+    if isinstance(error, RegardError):
+        return Refusal(error.code, error.message, (*named, *to_trailers(error, request_id)))
+    if isinstance(error, asyncio.CancelledError):
+        return Refusal(grpc.StatusCode.CANCELLED, "the server cancelled the call", named)
+    bug = f"internal error; the server's log says why (request {request_id})"
+    return Refusal(grpc.StatusCode.INTERNAL, bug, named)
 
 
 def read(parse: Callable[[bytes], Any], data: bytes) -> Any:

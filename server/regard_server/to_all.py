@@ -17,7 +17,7 @@ def to_all(items: Iterable[T], tell: Callable[[T], object]) -> None:
     for item in items:
         try:
             tell(item)
-        except Exception as error:  # noqa: BLE001, PERF203 - raised below
+        except Exception as error:  # noqa: BLE001 - raised below
             failures.append(error)
     if failures:
         raise ExceptionGroup("not everybody could be told", failures)

@@ -37,7 +37,7 @@ Begin: TypeAlias = Callable[[bytes, UnaryCall], None]
 
 
 class Refusal(NamedTuple):
-    """What a call is sent that is refused unread: the status' code and message, and trailing metadata."""
+    """What a call is sent that ends with an error: the status' code and message, and trailing metadata."""
 
     code: grpc.StatusCode
     details: str
