@@ -108,6 +108,27 @@ def test_the_memory_of_a_failed_request_is_free_at_once(serve, pictures, uncolle
     assert uncollected() == []
 
 
+def test_the_memory_of_a_streams_messages_is_free_at_once(serve):
+    """Nor is what a stream received, or sent, in a reference cycle: a long one is no larger than a short one."""
+    served = serve(stream_window=2)
+    image = pb.Image(encoded=bytes(2 * MIB))  # no picture: it is soon answered
+
+    def stream(count):
+        requests = (pb.ExtractRequest(request_id=str(number), images=[image]) for number in range(count))
+        assert sum(1 for _ in served.features.StreamExtract(requests)) == count
+
+    gc.collect()
+    gc.disable()
+    try:
+        stream(20)
+        before = rss()
+        stream(150)
+        assert rss() - before < 100 * MIB
+    finally:
+        gc.enable()
+    served.assert_empty()
+
+
 def test_a_stream_that_never_listens_disturbs_nobody(serve, pictures):
     """A caller who sends and sends and reads nothing is held by flow control; others are served meanwhile."""
     served = serve(stream_window=4)

@@ -167,13 +167,16 @@ class Context(ServicerContext[Any, Any]):
         if self.finished or self._left:
             raise asyncio.CancelledError
         done: asyncio.Future[Any] = self._loop.create_future()
-        begin(partial(_settle, done))
+        begin(partial(_settle, [done]))
         event = await done
         if not event.success:
             raise asyncio.CancelledError
         return event
 
 
-def _settle(done: asyncio.Future[Any], event: Any) -> None:
+def _settle(waiting: list[asyncio.Future[Any]], event: Any) -> None:
+    # The event holds this function and its argument. Were the future still there, it and the event would keep each
+    # other, and with them the message, until the cyclic garbage collector came by.
+    done = waiting.pop()
     if not done.done():
         done.set_result(event)
