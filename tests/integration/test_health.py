@@ -160,6 +160,16 @@ def test_reflection_lists_the_services(shared):
     assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
+def test_what_is_no_message_of_reflection_is_no_bug(shared):
+    """The caller hears that he sent none, and whoever reads the log is not called."""
+    method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    with pytest.raises(grpc.RpcError) as error:
+        list(shared.channel.stream_stream(method)(iter([b"\xff"])))
+    # grpc.aio has no better word for it
+    assert error.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+    assert shared.journal.count("a bug in") == 0
+
+
 def test_reflection_gives_the_files_of_a_symbol(shared):
     """The descriptor of our service comes with what it needs."""
     stub = reflection_pb2_grpc.ServerReflectionStub(shared.channel)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Never
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc.aio import EOF, AbortError, ServicerContext
 
 from regard_server.frontend.direct.core import CallOverError, CoreCall, Metadata, message
@@ -37,14 +38,17 @@ class Context(ServicerContext[Any, Any]):
         return None if deadline is None else max(deadline - time.time(), 0.0)
 
     async def read(self) -> Any:
-        """Return the caller's next message, or EOF when he has no more."""
+        """Return the caller's next message, or EOF when he has no more; what is no message ends the call."""
         event = await self._done(self._core.receive)
         received = message(event)
         if received is None:
             if self._left:
                 raise asyncio.CancelledError
             return EOF
-        return self._method.parse(received)
+        try:
+            return self._method.parse(received)
+        except DecodeError:  # the caller's fault: no bug, and nothing for the log
+            await self.abort(grpc.StatusCode.INTERNAL, "the request cannot be read")
 
     async def write(self, message: Any) -> None:
         """Send a message; returns when there is room for the next."""
