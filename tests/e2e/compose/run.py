@@ -1,8 +1,8 @@
 """docker-compose.yml for real: build it, bring it up, call it, scale it, kill it, watch it, take it down.
 
 Not part of `make test`: it needs a Docker engine, or root on Debian to start one (see engine.sh), and takes minutes
-the first time, when the base images and the image are made. `make e2e-compose` runs it, and with REGARD_COMPILED=true
-before it the container whose Python is compiled.
+the first time, when the base images and the image are made. `make e2e-compose` runs it, and with REGARD_COMPILED=false
+before it the container whose Python is not compiled.
 
 It prints what it sees and ends with status 0, or at the first thing that is not as it should be. Its project, its
 image's tag and its ports on the host are its own, so a stack that already runs is left alone.

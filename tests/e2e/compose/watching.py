@@ -55,7 +55,7 @@ def check_watchers(stack: Stack) -> None:
         [1, 1, 1],
         NOTICE_TIMEOUT_S,
     )
-    compiled = stack.environment.get("REGARD_COMPILED", "false")
+    compiled = stack.environment.get("REGARD_COMPILED", "true")
     until(
         f"the worker says that its Python is {'machine code' if compiled == 'true' else 'not compiled'}",
         lambda: value(stack, f'sum(regard_build_info{{compiled="{compiled}",frontend="direct"}})'),
