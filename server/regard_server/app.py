@@ -23,6 +23,7 @@ from regard_proto.v1.features_pb2 import DESCRIPTOR, ExtractRequest
 from regard_proto.v1.features_pb2_grpc import add_FeatureServiceServicer_to_server
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher, Outcome
+from regard_server.budget import MemoryBudget
 from regard_server.build import this_build
 from regard_server.call_book import CallBook
 from regard_server.capacity import BatchCapacity
@@ -101,7 +102,8 @@ class Server:
             max_bytes=settings.max_in_flight_bytes,
             max_client_images=settings.max_client_images,
         )
-        self._decoders = DecodePool(settings.decode_threads or cores, time.monotonic)
+        memory = MemoryBudget(settings.max_decoding_bytes)
+        self._decoders = DecodePool(settings.decode_threads or cores, time.monotonic, memory)
         costs, capacity = CostModel(likeness), BatchCapacity(settings.max_batch)
         profiles = Profiles(settings.cache_dir, logger)
         devices = settings.device.split(",")
@@ -133,7 +135,7 @@ class Server:
             )
             for number, name in enumerate(devices)
         ]
-        self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels, memory)
         self._pipeline = Pipeline(
             admission=self._admission,
             decoders=self._decoders,

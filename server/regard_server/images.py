@@ -1,8 +1,9 @@
 """Decode: the bytes of a picture become uint8 pixels at the model's input size.
 
     encoded ─→ open (header only) ─→ limits ─→ pixels ─→ upright ─→ RGB ─→ resize ─→ crop ─→ H×W×3 uint8
-                                                  │         └─ see `fitting.py`
-                                                  └─ of a JPEG: see `jpeg.py`
+                                       │          │         └─ see `fitting.py`
+                                       │          └─ of a JPEG: see `jpeg.py`
+                                       └─ and memory, if there is so much now: see `budget.py`
 
 EXIF orientation is applied, for every format; of several frames the first counts.
 """
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from regard_models import Preprocessing
+from regard_server.budget import MemoryBudget
 from regard_server.errors import (
     EmptyImageError,
     ImageTooLargeError,
@@ -25,6 +27,14 @@ from regard_server.errors import (
     UnknownFormatError,
 )
 from regard_server.fitting import CHANNELS, Pixels, fit
+from regard_server.footprint import (
+    SMALL_BYTES,
+    SMALL_PIXELS,
+    footprint,
+    is_small,
+    jpeg_footprint,
+    raw_footprint,
+)
 from regard_server.framing import turn_by, turn_of
 from regard_server.jpeg import read_jpeg
 
@@ -42,10 +52,11 @@ JpegReader: TypeAlias = Callable[[bytes, Image.Image, Preprocessing], Pixels | N
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is refused before it is decoded."""
+    """What is refused before it is decoded, and what memory those that are decoded in a pool share; None: any."""
 
     max_bytes: int
     max_pixels: int
+    memory: MemoryBudget | None = None
 
 
 def decode(
@@ -64,6 +75,7 @@ def decode(
         ImageTooLargeError: more bytes or pixels than allowed; nothing was decoded.
         UnknownFormatError: none of `FORMATS`.
         UndecodableImageError: truncated or corrupt.
+        ShortOfMemoryError: to be called again once there is enough.
     """
     if not data:
         raise EmptyImageError("the image has zero bytes; expected an encoded file")
@@ -76,16 +88,7 @@ def decode(
             _check_run_lengths(picture)
             if jpeg_reader and (elsewhere := jpeg_reader(data, picture, preprocessing)) is not None:
                 return elsewhere
-            if reduced := read_jpeg(data, picture, preprocessing.resize):
-                return fit(
-                    reduced.picture,
-                    preprocessing,
-                    turn=turn_of(picture),
-                    whole_size=picture.size,
-                    eighths=reduced.eighths,
-                )
-            picture.load()
-            return fit(picture, preprocessing, turn=turn_by(picture.getexif()))
+            return _read_here(data, picture, limits, preprocessing)
     except UnidentifiedImageError as error:
         start = bytes(data[:16])
         if seeming := next((name for name in FORMATS if _seems(name, start)), None):
@@ -111,6 +114,28 @@ def decode(
         raise UndecodableImageError(f"the image cannot be decoded: {error}; is the file complete?") from error
 
 
+def _read_here(
+    data: bytes, picture: Image.Image, limits: ImageLimits, preprocessing: Preprocessing
+) -> Pixels:
+    """Read an opened picture that is within the limits."""
+    memory = None if is_small(picture) else limits.memory
+    if memory is not None:
+        of_jpeg = jpeg_footprint(data, picture, preprocessing.resize)
+        _reserve(memory, of_jpeg or footprint(data, picture))
+    if reduced := read_jpeg(data, picture, preprocessing.resize):
+        return fit(
+            reduced.picture,
+            preprocessing,
+            turn=turn_of(picture),
+            whole_size=picture.size,
+            eighths=reduced.eighths,
+        )
+    if memory is not None:
+        _reserve(memory, footprint(data, picture))  # a JPEG takes more when Pillow reads it
+    picture.load()
+    return fit(picture, preprocessing, turn=turn_by(picture.getexif()))
+
+
 def fit_raw(
     data: bytes, height: int, width: int, limits: ImageLimits, preprocessing: Preprocessing
 ) -> Pixels:
@@ -119,6 +144,7 @@ def fit_raw(
     Raises:
         InvalidPixelsError: a side is zero, or the number of bytes is another.
         ImageTooLargeError: more pixels than allowed.
+        ShortOfMemoryError: to be called again once there is enough.
     """
     expected = height * width * CHANNELS
     if not expected or len(data) != expected:
@@ -130,6 +156,8 @@ def fit_raw(
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, CHANNELS)
     if fits(height, width, preprocessing):
         return pixels
+    if limits.memory is not None and height * width > SMALL_PIXELS:
+        _reserve(limits.memory, raw_footprint(height, width))
     return fit(Image.fromarray(pixels), preprocessing)
 
 
@@ -149,6 +177,11 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise ImageTooLargeError(
             f"the image has {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are allowed"
         )
+
+
+def _reserve(memory: MemoryBudget, size: int) -> None:
+    if size > SMALL_BYTES:
+        memory.reserve(size)
 
 
 def _check_scans(data: bytes, picture: Image.Image) -> None:

@@ -40,6 +40,10 @@ class Line(Generic[T]):
         insort(self._places, place)
         return place
 
+    def put_back(self, place: Place[T]) -> None:
+        """Let somebody wait who had left, or who waited in another line: where he would be had he not."""
+        insort(self._places, place)
+
     def leave(self, place: Place[T]) -> bool:
         """Forget somebody; return whether he was still waiting."""
         index = bisect_left(self._places, place)

@@ -174,7 +174,13 @@ class Settings(BaseSettings):
     max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
         512 * MIB,
         description="Bytes of image data, as it was sent, inside the server at once; more are refused, likewise. What "
-        "the decoders hold comes on top: one picture for each of decode_threads, see max_image_pixels.",
+        "the decoders hold comes on top, see max_decoding_bytes.",
+    )
+    max_decoding_bytes: Annotated[int, Field(ge=1)] = Field(
+        1024 * MIB,
+        description="Bytes that images take while they are decoded, all together, by a generous estimate from their "
+        "headers. Those for which too few are left wait while others are decoded. One always goes, whatever it takes; "
+        "and those that take up to 16 MB, as all of a million pixels do, do not count: one for each of decode_threads.",
     )
     max_client_images: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -196,7 +202,7 @@ class Settings(BaseSettings):
     max_image_pixels: Annotated[int, Field(ge=1, le=PILLOW_MAX_PIXELS)] = Field(
         50_000_000,
         description="Height × width of one image, at most; read before decoding. To decode it takes 4 bytes a pixel, "
-        "up to 12 of some files, 16 of a WebP: 0.8 GB of the largest, for each of decode_threads.",
+        "up to 24 of some files, 16 of a WebP: 0.8 GB of the largest; max_decoding_bytes bounds that of all together.",
     )
     max_tensor_side: Annotated[int, Field(ge=1)] = Field(
         512, description="Rows and columns of a ready float tensor, at most."

@@ -2,12 +2,14 @@
 
 import contextlib
 import gc
+import io
 import socket
 import threading
 
 import grpc
 import psutil
 import pytest
+from PIL import Image
 
 from regard_proto.v1 import features_pb2 as pb
 
@@ -51,6 +53,45 @@ def test_a_request_beyond_the_byte_budget_is_shed(serve, reason):
     assert "the limit is 1048576 at once" in error.value.details()
     served.gate.open()
     assert inside.result().results
+
+
+def encoded(side, form):
+    """Return an image of so many pixels by as many."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 60)).save(file, form)
+    return pb.Image(encoded=file.getvalue())
+
+
+def test_large_images_are_all_answered_though_there_is_memory_for_one(serve):
+    """They are decoded one after the other, however many there are and whichever form they have."""
+    served = serve(max_decoding_bytes=1, decode_threads=4)
+    images = [encoded(1500, "WEBP")] * 6
+    images += [pb.Image(raw=pb.RawImage(height=1200, width=1000, data=bytes(3_600_000)))] * 3
+    results = served.extract(*images).results
+    assert [result.WhichOneof("outcome") for result in results] == ["features"] * 9
+    served.assert_empty()
+
+
+def test_small_images_are_answered_while_a_large_one_waits_for_memory(serve):
+    """It keeps the thread that is left from nothing."""
+    served = serve(max_decoding_bytes=1, decode_threads=2)
+    memory, held, go = served.server._limits.memory, threading.Event(), threading.Event()
+
+    def hold():
+        memory.reserve(1)
+        held.set()
+        assert go.wait(30)
+
+    holding = threading.Thread(target=served.await_, args=(served.server._decoders.read(hold),))
+    holding.start()
+    assert held.wait(30)
+    large, small = served.begin(encoded(1500, "WEBP")), encoded(50, "JPEG")
+    assert all(served.extract(small).results[0].HasField("features") for _ in range(3))
+    assert not large.done()
+    go.set()
+    holding.join()
+    assert large.result().results[0].HasField("features")
+    served.assert_empty()
 
 
 def test_thousands_of_cancelled_calls_leave_nothing_behind(serve, pictures):

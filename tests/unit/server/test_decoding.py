@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
+from regard_server.budget import MemoryBudget
 from regard_server.decoding import DecodePool
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
@@ -26,7 +27,7 @@ class Clock:
 
 @pytest.fixture
 def pool():
-    pool = DecodePool(2, Clock())
+    pool = DecodePool(2, Clock(), MemoryBudget(1))
     yield pool
     pool.close()
 
@@ -35,7 +36,7 @@ class Held:
     """A pool of one thread, which is busy until it is let go."""
 
     def __init__(self):
-        self.pool = DecodePool(1, Clock())
+        self.pool = DecodePool(1, Clock(), MemoryBudget(1))
         self.order = []
         self._started, self._permit = threading.Event(), threading.Event()
 

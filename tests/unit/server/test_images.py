@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from regard_models import Preprocessing, load_bundle
 from regard_models.samples import sample_photographs
+from regard_server.budget import MemoryBudget
 from regard_server.errors import (
     EmptyImageError,
     ImageTooLargeError,
@@ -26,7 +27,7 @@ from regard_server.errors import (
 from regard_server.images import FORMATS, ImageLimits, decode, fit_raw
 from regard_server.libtiff import silence_libtiff
 
-LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000)
+LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000, memory=MemoryBudget(1))
 AS_IS = Preprocessing(24, 24, 24)
 """What leaves a square picture of 24 pixels as it is."""
 COLOURS = np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)

@@ -13,6 +13,7 @@ from served_models import TINY
 
 from regard_server.admission import Admission
 from regard_server.batcher import Batcher
+from regard_server.budget import MemoryBudget
 from regard_server.cost import CostModel
 from regard_server.decoding import DecodePool
 from regard_server.embeddings import EmbeddingHealth
@@ -70,7 +71,7 @@ class Served:
         costs = CostModel()
         scheduler = Scheduler(lambda _: 4, costs, Hold(0.0, costs))
         self.batcher = Batcher(scheduler, partial(settle, metrics=metrics), clock=clock, logger=LOGGER)
-        self._decoders = DecodePool(1, clock)
+        self._decoders = DecodePool(1, clock, MemoryBudget(1))
         self._pipeline = Pipeline(
             admission=Admission(max_images=64, max_bytes=1 << 20),
             decoders=self._decoders,

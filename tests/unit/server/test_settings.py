@@ -164,6 +164,7 @@ def test_metrics_may_be_off_but_not_on_a_unix_socket():
         ("--log-format", "xml"),
         ("--max-in-flight-images", "0"),
         ("--max-image-pixels", "178956971"),
+        ("--max-decoding-bytes", "0"),
     ],
 )
 def test_values_out_of_range_name_their_field(option, value):
