@@ -34,6 +34,7 @@ from regard_server.footprint import (
     is_small,
     jpeg_footprint,
     raw_footprint,
+    tile_pixels,
 )
 from regard_server.framing import turn_by, turn_of
 from regard_server.jpeg import read_jpeg
@@ -86,6 +87,7 @@ def decode(
             _check_size(picture.width, picture.height, limits)
             _check_scans(data, picture)
             _check_run_lengths(picture)
+            _check_tiles(picture, limits)
             if jpeg_reader and (elsewhere := jpeg_reader(data, picture, preprocessing)) is not None:
                 return elsewhere
             return _read_here(data, picture, limits, preprocessing)
@@ -176,6 +178,14 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
             f"the image has {width}×{height} = {width * height} pixels; at most {limits.max_pixels} are allowed"
+        )
+
+
+def _check_tiles(picture: Image.Image, limits: ImageLimits) -> None:
+    """Refuse a TIFF whose tiles, each of which is decoded as a whole, are larger than pictures may be."""
+    if picture.format == "TIFF" and (pixels := tile_pixels(picture)) > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"the image's tiles have {pixels} pixels each; at most {limits.max_pixels} are allowed"
         )
 
 

@@ -366,6 +366,19 @@ class TestRefusals:
         with pytest.raises(ImageTooLargeError, match="at most 1000000 are allowed"):
             read(BOMBS[form](60_000, 60_000))
 
+    def test_a_tiff_of_large_tiles_is_refused(self):
+        """Each is decoded as a whole: one of 256 megapixels took 0.8 GB for a picture of one, and some MB of file."""
+        fields = [
+            (256, 4, 100), (257, 4, 100), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1),
+            (322, 4, 16_000), (323, 4, 16_000), (324, 4, 8), (325, 4, 8),
+        ]  # fmt: skip
+        entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields)
+        data = (
+            b"II*\0" + struct.pack("<I", 16) + zlib.compress(b"") + struct.pack("<H", len(fields)) + entries
+        )
+        with pytest.raises(ImageTooLargeError, match="tiles have 256000000 pixels each"):
+            read(data + bytes(4))
+
     def test_a_jpeg_of_endless_scans_is_refused(self):
         """A few bytes a scan over a large picture would keep a decoder busy for minutes."""
         plain = encode(smooth(24, 24), "JPEG", progressive=True)
