@@ -11,7 +11,8 @@ the others: where the picture is cut and resized, it is measured in exact eighth
 smallest is read whole: three columns would still be three at 5/8, and not tell by how much it was reduced.
 """
 
-from typing import NamedTuple
+import struct
+from typing import Final, NamedTuple
 
 import simplejpeg
 from PIL import Image
@@ -30,6 +31,9 @@ _DAMAGE = (
     "bad arithmetic code",
     *(f"extraneous bytes before marker 0xd{number}" for number in range(8)),
 )
+# What begins a frame: its marker, the header's length, bits a sample, height, width, and the number of components.
+_FRAME: Final = struct.Struct(">HHBHHB")
+_LOSSLESS: Final = 0xFFC3
 
 
 class Reduced(NamedTuple):
@@ -47,13 +51,14 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
         opened: the same file, opened by Pillow, which has read its header.
         target_side: what its shorter side will be resized to.
 
-    None where Pillow has to read it: CMYK and the like, or a file that a strict decoder refuses and Pillow may not.
+    None where Pillow has to read it: CMYK and the like, a lossless one, or a file that a strict decoder refuses and
+    Pillow may not.
 
     Raises:
         UndecodableImageError: part of the picture is missing or damaged. Pillow would make it up, in grey, where the
             file has an end.
     """
-    if opened.format not in {"JPEG", "MPO"}:
+    if opened.format not in {"JPEG", "MPO"} or _is_lossless(data, opened):
         return None
     least = HEADROOM * target_side
     if min(opened.size) < least:
@@ -68,3 +73,9 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
         return None  # colours as Pillow has them; this was to see whether the picture is whole
     picture = Image.fromarray(pixels)
     return Reduced(picture, 8 * picture.width // opened.width)
+
+
+def _is_lossless(data: bytes, opened: Image.Image) -> bool:
+    """Tell whether a JPEG is without DCT: libjpeg-turbo reduces none, and writes all of it into room for less."""
+    components = len(opened.getbands())
+    return _FRAME.pack(_LOSSLESS, 8 + 3 * components, 8, *opened.size[::-1], components) in data

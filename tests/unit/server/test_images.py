@@ -100,6 +100,21 @@ class TestFormats:
         pixels = read(encode(first, form, save_all=True, append_images=[second]))
         assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 2  # WebP's colours are rounded
 
+    @pytest.mark.parametrize("components", [1, 3, 4])
+    def test_a_lossless_jpeg_is_not_reduced(self, components):
+        """The decoder that reduces others would write all of it where there is room for a part."""
+        lines = struct.pack(">BHHB", 8, 600, 500, components)
+        samples = b"".join(bytes([number, 0x11, 0]) for number in range(components))
+        scan = bytes([components]) + b"".join(bytes([number, 0]) for number in range(components)) + b"\1\0\0"
+        segments = (0xC3, lines + samples), (0xC4, bytes([0, 1] + [0] * 16)), (0xDA, scan)
+        headers = (
+            bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data for marker, data in segments
+        )
+        # Each sample is as was predicted from those before it, in one bit.
+        data = b"\xff\xd8" + b"".join(headers) + bytes(600 * 500 * components // 8) + b"\xff\xd9"
+        pixels = read(data)
+        assert (pixels == pixels[0, 0]).all()
+
     @pytest.mark.parametrize("form", ["ICO", "PPM", "PCX", "TGA", "EPS", "PDF"])
     def test_other_formats_are_unknown_and_the_known_ones_are_listed(self, form):
         """Whatever else the decoder could read is not read from the wire."""
