@@ -10,6 +10,7 @@ turn would be in vain. So the first of a turn goes at once if he was alone the l
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from regard_server.to_all import to_all
@@ -71,8 +72,11 @@ class Outbox:
         try:
             self._send(entries)
         except Exception as error:  # noqa: BLE001 - told to who waits for the answers
-            reason = error  # `error` is gone when this block ends
-            to_all(senders, lambda sender: sender.fail(reason))
+            to_all(senders, partial(_fail, error))
             return
         for sender in senders:
             sender.submitted()
+
+
+def _fail(error: Exception, sender: Sender) -> None:
+    sender.fail(error)

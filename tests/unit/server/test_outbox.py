@@ -1,6 +1,8 @@
 """Who goes to the batcher when, in one turn of the event loop or in several."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -104,3 +106,18 @@ async def test_all_are_told_where_nothing_can_be_submitted(batcher, outbox):
         outbox.put(sender)
     await turn()
     assert [sender.told for sender in senders] == [[batcher.error]] * 3
+
+
+async def test_what_was_raised_holds_nobody_once_all_are_told(batcher, outbox):
+    """It is freed, and with it those whom it was told, before the cyclic garbage collector comes by."""
+    batcher.error = UnavailableError("closed")
+    sender = Sender("first")
+    left = weakref.ref(sender)
+    gc.disable()
+    try:
+        outbox.put(sender)
+        sender.told.clear()
+        del sender, batcher.error
+        assert left() is None
+    finally:
+        gc.enable()
