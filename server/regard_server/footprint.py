@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from regard_server.framing import AS_IT_IS, turn_by
 from regard_server.jpeg import HEADROOM
 
 SMALL_PIXELS: Final = 1 << 20
@@ -36,7 +37,7 @@ _SCANS: Final = re.compile(rb"\xff\xda..(.)", re.DOTALL)
 _BLOCK: Final = 8
 
 # TIFF's tags and some of their values.
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 277, 278, 322, 323
 _JPEGS: Final = frozenset({6, 7})
 _YCBCR: Final = 6
@@ -107,8 +108,8 @@ def tile_pixels(opened: Image.Image) -> int:
 def _tiff_bytes(opened: Image.Image, taken: int) -> int:
     """Return what a TIFF takes, given what Pillow's pixels do."""
     tags: Any = getattr(opened, "tag_v2", {})
-    is_turned = tags.get(_ORIENTATION, 1) != 1
-    taken = 2 * taken if is_turned else taken
+    if turn_by(opened.getexif()) != AS_IT_IS:  # XMP may say so, too
+        taken *= 2
     if all(tile[0] != "libtiff" for tile in getattr(opened, "tile", ())):
         return taken  # as it is in the file
     width, height = int(tags[_WIDTH]), int(tags[_LENGTH])

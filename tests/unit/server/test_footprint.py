@@ -40,6 +40,7 @@ print(json.dumps({path.name: peak(path) for path in folder.iterdir()}))
 COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (25, 25, 4), np.uint8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
+TURNED_BY_XMP = {700: b'<rdf:Description tiff:Orientation="6"/>'}
 ONE_STRIP = {"compression": "tiff_adobe_deflate", "strip_size": 1 << 30}
 SQUARE, WIDE, LINE, COLUMN = (2000, 2000), (10_000, 400), (2_000_000, 1), (1, 2_000_000)
 FILES = {
@@ -60,6 +61,12 @@ FILES = {
     "tiff": ("RGB", SQUARE, "TIFF", {"compression": "tiff_lzw"}),
     "tiff strip": ("RGBA", SQUARE, "TIFF", ONE_STRIP),
     "tiff strip turned": ("CMYK", SQUARE, "TIFF", {**ONE_STRIP, "exif": TURNED}),
+    "tiff turned by xmp": (
+        "RGB",
+        SQUARE,
+        "TIFF",
+        {"compression": "tiff_adobe_deflate", "tiffinfo": TURNED_BY_XMP},
+    ),
     "tiff raw": ("RGB", SQUARE, "TIFF", {"exif": TURNED}),
 }
 
