@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from regard_models import Preprocessing
 from regard_server.budget import MemoryBudget
@@ -46,6 +46,8 @@ _MAX_JPEG_SCANS: Final = 100
 # Pillow expands run-length encoded BMPs in Python: a kilobyte of them over 40 megapixels takes four seconds.
 _MAX_RLE_PIXELS: Final = 1_000_000
 _START_OF_SCAN: Final = b"\xff\xda"
+# Pillow keeps 64 times a million characters of a PNG's text, at up to 4 bytes each: a file of 70 KB took 270 MB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 
 JpegReader: TypeAlias = Callable[[bytes, Image.Image, Preprocessing], Pixels | None]
 """Reads a JPEG elsewhere, at the model's input size; None where it has to be read here. See `gpu_jpeg.py`."""

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from regard_models import Preprocessing, load_bundle
 from regard_models.samples import sample_photographs
@@ -393,6 +394,19 @@ class TestRefusals:
         )
         with pytest.raises(ImageTooLargeError, match="tiles have 256000000 pixels each"):
             read(data + bytes(4))
+
+    def test_a_png_of_endless_text_is_refused(self):
+        """Zeros compress to a thousandth, and nobody reads them: four million characters are let be."""
+        for count in (4, 5):
+            text = PngInfo()
+            for number in range(count):
+                text.add_itxt(str(number), "0" * (1 << 20), zip=True)
+            data = encode(COLOURS, "PNG", pnginfo=text)
+            if count == 4:
+                np.testing.assert_array_equal(read(data), COLOURS)
+            else:
+                with pytest.raises(UndecodableImageError, match="text"):
+                    read(data)
 
     def test_a_jpeg_of_endless_scans_is_refused(self):
         """A few bytes a scan over a large picture would keep a decoder busy for minutes."""
