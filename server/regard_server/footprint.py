@@ -2,7 +2,8 @@
 
     PNG, BMP, GIF        Pillow's pixels; two lines of a PNG besides, which may be one line
     TIFF                 these, twice where it is turned, and a strip or tile, once more in the codec
-    WebP                 16 bytes a pixel: two canvases, a copy, Pillow's pixels
+    WebP                 16 bytes a pixel: two canvases, a copy, Pillow's pixels; lossless, and transparency that is so:
+                         Huffman tables, which may be a set for every 16 pixels
     JPEG, one scan       libjpeg's pixels of the reduced picture, and Pillow's of these: 7 bytes a pixel
     JPEG, more scans     all coefficients of the whole picture; then the same
     JPEG by Pillow       Pillow's pixels of the whole picture, beside its coefficients
@@ -19,7 +20,7 @@ from regard_server.framing import AS_IT_IS, turn_by
 from regard_server.jpeg import HEADROOM
 
 SMALL_PIXELS: Final = 1 << 20
-"""With no more pixels, only a TIFF can take much: of the others each takes 16 MB, and its bands, at most."""
+"""With no more pixels only TIFFs and lossless WebPs can take much: each of the others 16 MB, and its bands, at most."""
 SMALL_BYTES: Final = 1 << 24
 """Not worth counting: one for each of the threads is little beside what a large picture takes."""
 
@@ -27,6 +28,11 @@ _RGB_BYTES: Final = 3
 _PILLOW_BYTES: Final = 4
 _MODE_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _WEBP_BYTES: Final = 16
+# How many sets of tables there are the file says behind what would have to be decoded first.
+_MOST_SETS: Final = 1 << 16
+_SET_PIXELS: Final = 16
+_SET_BITS: Final = 20  # five codes, of one symbol each
+_SET_BYTES: Final = 6000
 _GIF_BYTES: Final = 4  # a byte a pixel, what a frame leaves behind, and what was there before it
 _COEFFICIENT_BYTES: Final = 2
 _POINTER_BYTES: Final = 8
@@ -43,10 +49,14 @@ _JPEGS: Final = frozenset({6, 7})
 _YCBCR: Final = 6
 
 
-def is_small(picture: Image.Image) -> bool:
+def is_small(data: bytes, opened: Image.Image) -> bool:
     """Tell at a glance whether a picture takes so little that it need not be counted."""
-    width, height = picture.size
-    return width * height <= SMALL_PIXELS and picture.format != "TIFF"
+    width, height = opened.size
+    return (
+        width * height <= SMALL_PIXELS
+        and opened.format != "TIFF"
+        and not (opened.format == "WEBP" and _has_tables(data))
+    )
 
 
 def jpeg_footprint(data: bytes, opened: Image.Image, target_side: int) -> int:
@@ -84,7 +94,7 @@ def footprint(data: bytes, opened: Image.Image) -> int:
         case "PNG":
             line *= 2
         case "WEBP":
-            taken = _WEBP_BYTES * pixels
+            taken = _WEBP_BYTES * pixels + _table_bytes(data, pixels)
         case "GIF":
             taken = _GIF_BYTES * pixels + _POINTER_BYTES * height
         case "TIFF":
@@ -103,6 +113,18 @@ def tile_pixels(opened: Image.Image) -> int:
     """Return how many pixels a TIFF's tiles have, which may be more than the picture's; 0: it has none."""
     tags: Any = getattr(opened, "tag_v2", {})
     return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+
+
+def _table_bytes(data: bytes, pixels: int) -> int:
+    """Return what Huffman tables of a WebP may take: 400 MB for a megapixel, of which an honest file takes little."""
+    if not _has_tables(data):
+        return 0
+    return _SET_BYTES * min(_MOST_SETS, pixels // _SET_PIXELS + 1, 8 * len(data) // _SET_BITS)
+
+
+def _has_tables(data: bytes) -> bool:
+    """Tell whether a WebP is lossless, or its transparency may be."""
+    return b"VP8L" in data or b"ALPH" in data
 
 
 def _tiff_bytes(opened: Image.Image, taken: int) -> int:

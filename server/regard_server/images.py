@@ -122,7 +122,7 @@ def _read_here(
     data: bytes, picture: Image.Image, limits: ImageLimits, preprocessing: Preprocessing
 ) -> Pixels:
     """Read an opened picture that is within the limits."""
-    memory = None if is_small(picture) else limits.memory
+    memory = None if is_small(data, picture) else limits.memory
     if memory is not None:
         of_jpeg = jpeg_footprint(data, picture, preprocessing.resize)
         _reserve(memory, of_jpeg or footprint(data, picture))

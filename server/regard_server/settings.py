@@ -180,7 +180,8 @@ class Settings(BaseSettings):
         1024 * MIB,
         description="Bytes that images take while they are decoded, all together, by a generous estimate from their "
         "headers. Those for which too few are left wait while others are decoded. One always goes, whatever it takes; "
-        "and those that take up to 16 MB, as all of a million pixels do, do not count: one for each of decode_threads.",
+        "and those that take up to 16 MB, as nearly all of a million pixels do, do not count: one for each of "
+        "decode_threads. A lossless WebP counts as up to 0.4 GB more than its pixels, which a crafted one takes.",
     )
     max_client_images: Annotated[int, Field(ge=0)] = Field(
         0,
