@@ -17,7 +17,7 @@ from typing import Any, Final
 from PIL import Image
 
 from regard_server.framing import AS_IT_IS, turn_by
-from regard_server.jpeg import HEADROOM
+from regard_server.jpeg import HEADROOM, is_jpeg
 
 SMALL_PIXELS: Final = 1 << 20
 """With no more pixels only TIFFs and lossless WebPs can take much: each of the others 16 MB, and its bands, at most."""
@@ -69,7 +69,7 @@ def jpeg_footprint(data: bytes, opened: Image.Image, target_side: int) -> int:
         opened: the same file, opened by Pillow.
         target_side: what its shorter side will be resized to.
     """
-    if opened.format not in {"JPEG", "MPO"}:
+    if not is_jpeg(opened):
         return 0
     shorter, least = min(opened.size), HEADROOM * target_side
     eighths = min(8, -(-8 * least // shorter)) if shorter >= least else 8
@@ -99,7 +99,7 @@ def footprint(data: bytes, opened: Image.Image) -> int:
             taken = _GIF_BYTES * pixels + _POINTER_BYTES * height
         case "TIFF":
             taken = _tiff_bytes(opened, taken)
-        case "JPEG" | "MPO":
+        case _ if is_jpeg(opened):
             taken += _coefficient_bytes(data, opened)
     return len(data) + taken + line + _WORKING_BYTES
 

@@ -31,6 +31,7 @@ from torch.nn import functional
 from regard_models import Preprocessing
 from regard_server.fitting import Pixels
 from regard_server.framing import Turn, frame, turn_of
+from regard_server.jpeg import is_jpeg
 from regard_server.plain_jpeg import plain_jpeg
 from regard_server.settings import Settings
 
@@ -75,7 +76,7 @@ class GpuJpegs:
             opened: the same file, opened by Pillow, which has read its header.
             preprocessing: of the model.
         """
-        if opened.format not in {"JPEG", "MPO"} or opened.mode not in {"RGB", "L"}:
+        if not is_jpeg(opened) or opened.mode not in {"RGB", "L"}:
             return None
         if opened.width * opened.height > _MOST_PIXELS or (plain := plain_jpeg(data)) is None:
             return None

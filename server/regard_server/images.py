@@ -37,7 +37,7 @@ from regard_server.footprint import (
     tile_pixels,
 )
 from regard_server.framing import turn_by, turn_of
-from regard_server.jpeg import read_jpeg
+from regard_server.jpeg import is_jpeg, read_jpeg
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # A scan can be a dozen bytes long and costs a pass over the whole picture: 1 MB of them over 49 megapixels keep a
@@ -124,8 +124,8 @@ def _read_here(
     """Read an opened picture that is within the limits."""
     memory = None if is_small(data, picture) else limits.memory
     if memory is not None:
-        of_jpeg = jpeg_footprint(data, picture, preprocessing.resize)
-        _reserve(memory, of_jpeg or footprint(data, picture))
+        reduced_bytes = jpeg_footprint(data, picture, preprocessing.resize)
+        _reserve(memory, reduced_bytes or footprint(data, picture))
     if reduced := read_jpeg(data, picture, preprocessing.resize):
         return fit(
             reduced.picture,
@@ -134,8 +134,8 @@ def _read_here(
             whole_size=picture.size,
             eighths=reduced.eighths,
         )
-    if memory is not None:
-        _reserve(memory, footprint(data, picture))  # a JPEG takes more when Pillow reads it
+    if memory is not None and is_jpeg(picture):  # it takes more when Pillow reads it
+        _reserve(memory, footprint(data, picture))
     picture.load()
     return fit(picture, preprocessing, turn=turn_by(picture.getexif()))
 
@@ -197,7 +197,7 @@ def _reserve(memory: MemoryBudget, size: int) -> None:
 
 
 def _check_scans(data: bytes, picture: Image.Image) -> None:
-    scans = data.count(_START_OF_SCAN) if picture.format in {"JPEG", "MPO"} else 0
+    scans = data.count(_START_OF_SCAN) if is_jpeg(picture) else 0
     if scans > _MAX_JPEG_SCANS:
         raise UndecodableImageError(
             f"the JPEG has {scans} scans; at most {_MAX_JPEG_SCANS} are read, and a progressive one needs about 10"

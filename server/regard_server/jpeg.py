@@ -58,7 +58,7 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
         UndecodableImageError: part of the picture is missing or damaged. Pillow would make it up, in grey, where the
             file has an end.
     """
-    if opened.format not in {"JPEG", "MPO"} or _is_lossless(data, opened):
+    if not is_jpeg(opened) or _is_lossless(data, opened):
         return None
     least = HEADROOM * target_side
     if min(opened.size) < least:
@@ -73,6 +73,11 @@ def read_jpeg(data: bytes, opened: Image.Image, target_side: int) -> Reduced | N
         return None  # colours as Pillow has them; this was to see whether the picture is whole
     picture = Image.fromarray(pixels)
     return Reduced(picture, 8 * picture.width // opened.width)
+
+
+def is_jpeg(opened: Image.Image) -> bool:
+    """Tell whether Pillow takes a file for a JPEG; for one with others behind it (MPO), too."""
+    return opened.format in {"JPEG", "MPO"}
 
 
 def _is_lossless(data: bytes, opened: Image.Image) -> bool:

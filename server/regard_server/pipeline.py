@@ -53,7 +53,7 @@ class Pipeline:
         self._journeys = Journeys(
             decoders=decoders, batcher=batcher, metrics=metrics, clock=clock, reuse=reuse
         )
-        ways = Ways(
+        self._ways = Ways(
             straight=Straight(metrics, clock),
             travel=self._journeys.begin,
             share=reuse is not None,
@@ -63,10 +63,14 @@ class Pipeline:
             clock=clock,
         )
         self._intake = Intake(
-            admission=admission, decoders=decoders, batcher=batcher, ways=ways, metrics=metrics, clock=clock
+            admission=admission,
+            decoders=decoders,
+            batcher=batcher,
+            ways=self._ways,
+            metrics=metrics,
+            clock=clock,
         )
         self._admission = admission
-        self._share = reuse is not None
         self._clock = clock
         self.answered = self._intake.answered
 
@@ -79,7 +83,7 @@ class Pipeline:
         Raises:
             DeadlineExpiredError, OverloadedError: as `extract`.
         """
-        if not self._share:
+        if not self._ways.share:
             return self._intake.begin(request, done).leave
         task = self._loop.create_task(self.extract(request))
         task.add_done_callback(partial(_tell, done))

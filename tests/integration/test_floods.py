@@ -72,9 +72,9 @@ def test_large_images_are_all_answered_though_there_is_memory_for_one(serve):
     served.assert_empty()
 
 
-def test_small_images_are_answered_while_a_large_one_waits_for_memory(serve):
-    """It keeps the thread that is left from nothing."""
-    served = serve(max_decoding_bytes=1, decode_threads=2)
+@contextlib.contextmanager
+def no_memory(served):
+    """Let a thread of the decoders hold all memory; yield the budget."""
     memory, held, go = served.server._limits.memory, threading.Event(), threading.Event()
 
     def hold():
@@ -84,13 +84,32 @@ def test_small_images_are_answered_while_a_large_one_waits_for_memory(serve):
 
     holding = threading.Thread(target=served.await_, args=(served.server._decoders.read(hold),))
     holding.start()
-    assert held.wait(30)
-    large, small = served.begin(encoded(1500, "WEBP")), encoded(50, "JPEG")
-    assert all(served.extract(small).results[0].HasField("features") for _ in range(3))
-    assert not large.done()
-    go.set()
-    holding.join()
+    try:
+        assert held.wait(30)
+        yield memory
+    finally:
+        go.set()
+        holding.join()
+
+
+def test_small_images_are_answered_while_a_large_one_waits_for_memory(serve):
+    """It keeps the thread that is left from nothing."""
+    served = serve(max_decoding_bytes=1, decode_threads=2)
+    with no_memory(served):
+        large, small = served.begin(encoded(1500, "WEBP")), encoded(50, "JPEG")
+        assert all(served.extract(small).results[0].HasField("features") for _ in range(3))
+        assert not large.done()
     assert large.result().results[0].HasField("features")
+    served.assert_empty()
+
+
+def test_a_large_image_whose_time_is_over_waits_for_memory_no_more(serve):
+    """Its caller hears in time, and it is never decoded."""
+    served = serve(max_decoding_bytes=1, decode_threads=2)
+    with no_memory(served) as memory:
+        served.expire(lambda: len(memory._line), encoded(1500, "WEBP"))
+        assert not len(memory._line)
+    assert not served.gate.batches
     served.assert_empty()
 
 
